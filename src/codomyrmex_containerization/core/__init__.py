@@ -1,0 +1,1 @@
+"""The core room: containers, images and builds on any engine."""

@@ -1,0 +1,383 @@
+"""What is done with containers: find, list, run, read their logs, remove, on any engine."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import anyio
+
+from codomyrmex_containerization import errors, redact
+from codomyrmex_containerization.core import output
+from codomyrmex_containerization.engines import base
+from codomyrmex_containerization.models import cursor as cursors
+from codomyrmex_containerization.models.container import (
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    OutputFrame,
+    PullPolicy,
+    Stream,
+)
+from codomyrmex_containerization.models.usage import Usage
+
+Progress = Callable[[float, float | None, str], Awaitable[None]]
+
+CLEANUP_SECONDS = 20.0
+# A private key is at most about 100 lines long: so many lines before the first one shown are read to know whether it lies inside one.
+_CONTEXT_LINES = 120
+_COUNT_SECONDS = 1.5
+
+_NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedContainer:
+    """A row of a list with what the container uses (None: not asked for, or not running)."""
+
+    row: ContainerRow
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPage:
+    """A page of a list; `next_key` is the last row's key when there is more."""
+
+    containers: tuple[ListedContainer, ...]
+    total: int
+    next_key: cursors.Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFilter:
+    """Which containers a list shows; None is no condition."""
+
+    all: bool = False
+    name: str | None = None
+    label: str | None = None
+    image: str | None = None
+    status: ContainerStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a container ended that was run to its end. `exit_code` is None after a time-out."""
+
+    id: str
+    name: str
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    timed_out: bool
+    oom_killed: bool
+    seconds: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One readable, redacted line."""
+
+    stream: Stream
+    timestamp: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """The last lines that were asked for, how many there are, and whether that count is exact."""
+
+    lines: tuple[LogLine, ...]
+    total: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogRequest:
+    """What is wanted of a log. `grep` finds any of its alternatives (`a|b`), whatever the case."""
+
+    query: base.LogQuery
+    tail: int
+    grep: str | None = None
+    follow_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a removal would take away: lines for a person, a digest of the state they describe."""
+
+    state: ContainerState
+    lost: tuple[str, ...]
+    digest: str
+
+
+async def find(engine: base.Engine, container: str, *, size: bool = False) -> ContainerState:
+    """Return the container that a name, id or short id means.
+
+    Raises InvalidArgument (no such form), NotFound with the nearest names, Ambiguous with the candidates.
+    """
+    if not _NAME.match(container):
+        raise errors.InvalidArgument(
+            f"{container[:80]!r} is no container name or id.", hint="use a name or an id from container_list"
+        )
+    try:
+        return await engine.inspect_container(container, size=size)
+    except (errors.NotFound, errors.InvalidArgument) as error:
+        raise await _not_found(engine, container.lstrip("/")) from error
+
+
+async def list_containers(
+    engine: base.Engine, wanted: ContainerFilter, *, usage: bool, limit: int, after: cursors.Key | None
+) -> ContainerPage:
+    """Return a page of containers, newest first; usage is read for the running ones of the page only."""
+    rows = await engine.list_containers(
+        all=wanted.all or wanted.status not in (None, "running", "paused", "restarting"),
+        labels=[wanted.label] if wanted.label else [],
+    )
+    matching = sorted((row for row in rows if _matches(row, wanted)), key=_key)
+    rest = [row for row in matching if after is None or _key(row) > _after(after)]
+    page = rest[:limit]
+    used = await engine.usage([row.id for row in page if row.status in ("running", "paused")]) if usage else {}
+    return ContainerPage(
+        containers=tuple(ListedContainer(row, used.get(row.id)) for row in page),
+        total=len(matching),
+        next_key=(page[-1].created.timestamp(), page[-1].id) if len(rest) > limit else None,
+    )
+
+
+async def run(
+    engine: base.Engine,
+    spec: ContainerSpec,
+    *,
+    stdin: bytes | None,
+    timeout_seconds: float,
+    pull_policy: PullPolicy,
+    keep: bool,
+    progress: Progress,
+) -> RunResult:
+    """Run a container to its end and remove it unless it is to be kept.
+
+    At the time-out it is ended and what it had said is returned. Raises NotFound (image), Conflict, CommandFailed, Refused.
+    """
+    id = await _create(engine, replace(spec, lifetime="detached" if keep else "call"), pull_policy, progress)
+    try:
+        stdout, stderr = output.Capture(), output.Capture()
+        began = time.monotonic()
+        timed_out = True
+        with anyio.move_on_after(timeout_seconds):
+            await _run_attached(engine, id, stdin, stdout, stderr)
+            await engine.wait_container(id)
+            timed_out = False
+        seconds = time.monotonic() - began
+        if timed_out and keep:
+            await engine.kill_container(id, "KILL")
+        state = await engine.inspect_container(id)
+    except BaseException:
+        await _remove_quietly(engine, id)
+        raise
+    if not keep:
+        await _remove_quietly(engine, id)
+    return RunResult(
+        id=id,
+        name=state.name,
+        exit_code=None if timed_out else state.exit_code,
+        stdout=stdout.text(),
+        stderr=stderr.text(),
+        timed_out=timed_out,
+        oom_killed=state.oom_killed,
+        seconds=seconds,
+        kept=keep,
+    )
+
+
+async def run_detached(
+    engine: base.Engine, spec: ContainerSpec, *, pull_policy: PullPolicy, progress: Progress
+) -> ContainerState:
+    """Start a container that goes on after the call; one that cannot be started is removed again."""
+    id = await _create(engine, replace(spec, lifetime="detached"), pull_policy, progress)
+    try:
+        await engine.start_container(id)
+    except BaseException:
+        await _remove_quietly(engine, id)
+        raise
+    return await engine.inspect_container(id)
+
+
+async def logs(engine: base.Engine, state: ContainerState, wanted: LogRequest, redactor: redact.Redactor) -> LogPage:
+    """Return the last lines of a log, redacted before they are searched or counted off.
+
+    `follow_seconds` waits that long for more, or until the container ends.
+    """
+    redactor.learn_named(dict(entry.split("=", 1) for entry in state.env if "=" in entry))
+    redactor.learn_named(dict(state.labels))
+    reader = _LogReader(wanted, redactor)
+    margin = None if wanted.grep else wanted.tail + _CONTEXT_LINES
+    following = wanted.follow_seconds > 0 and state.status in ("running", "paused", "restarting")
+    query = replace(wanted.query, tail=margin, timestamps=True, follow=following)
+    with anyio.move_on_after(wanted.follow_seconds if following else None):
+        async with engine.container_logs(state.id, query, tty=state.tty) as frames:
+            async for frame in frames:
+                reader.feed(frame)
+    reader.finish()
+    if margin is None or reader.read < margin:
+        return reader.page(reader.matched, exact=True)
+    count, exact = await _count_lines(engine, state, replace(query, tail=None, follow=False))
+    return reader.page(max(count, reader.read), exact=exact)
+
+
+async def plan_removal(engine: base.Engine, container: str, *, force: bool, volumes: bool) -> Removal:
+    """Say what a removal would take away. Raises Conflict when the container runs and `force` is not given."""
+    state = await find(engine, container, size=True)
+    if state.status in ("running", "paused", "restarting") and not force:
+        raise errors.Conflict(
+            f"Container {state.name} is {state.status}.", hint="stop it first, or pass force=true to end and remove it"
+        )
+    lost = [f"container {state.name} ({state.id[:12]}, image {state.image}, {state.status})"]
+    if state.status in ("running", "paused", "restarting"):
+        lost.append("its running processes, which are killed")
+    if state.writable_bytes:
+        lost.append(f"its changed files ({state.writable_bytes:,} bytes) and its log")
+    else:
+        lost.append("its log")
+    kept = [mount for mount in state.mounts if mount.type == "volume"]
+    anonymous = [mount.name for mount in kept if re.fullmatch(r"[0-9a-f]{64}", mount.name)]
+    if volumes and anonymous:
+        lost.append(f"its anonymous volumes: {', '.join(name[:12] for name in anonymous)}")
+    seen = [state.id, state.status, str(state.started_at), str(force), str(volumes), *sorted(anonymous)]
+    return Removal(state, tuple(lost), hashlib.sha256("\0".join(seen).encode()).hexdigest())
+
+
+async def remove(engine: base.Engine, id: str, *, force: bool, volumes: bool) -> None:
+    """Remove a container by its full id."""
+    await engine.remove_container(id, force=force, volumes=volumes)
+
+
+async def ensure_image(
+    engine: base.Engine, reference: str, *, pull_policy: PullPolicy, platform: str | None, progress: Progress
+) -> None:
+    """Pull the image if the policy says so. Raises NotFound with the nearest names for `never`."""
+    if pull_policy == "never":
+        names = await engine.list_image_names()
+        near = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise errors.NotFound(
+            f"{engine.name} has no image {reference!r}.",
+            hint=f"{hint}build it with container_build or pass pull_policy='missing'",
+        )
+    try:
+        async with engine.pull_image(reference, platform=platform) as steps:
+            async for step in steps:
+                await progress(step.done_bytes, step.total_bytes or None, f"pulling {reference}: {step.text}")
+    except errors.ContainerizationError as error:
+        near = difflib.get_close_matches(reference, await engine.list_image_names(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}? It is there already. Else: {error.hint}" if near else error.hint
+        raise type(error)(
+            f"{engine.name} has no image {reference!r}, and pulling it failed. {error.message}", hint=hint
+        ) from error
+
+
+async def _create(engine: base.Engine, spec: ContainerSpec, pull_policy: PullPolicy, progress: Progress) -> str:
+    if pull_policy == "always":
+        await ensure_image(engine, spec.image, pull_policy="always", platform=spec.platform, progress=progress)
+    try:
+        return await engine.create_container(spec)
+    except errors.NotFound as error:
+        if error.details.get("missing") != "image" or pull_policy == "always":
+            raise
+    await ensure_image(engine, spec.image, pull_policy=pull_policy, platform=spec.platform, progress=progress)
+    return await engine.create_container(spec)
+
+
+async def _run_attached(
+    engine: base.Engine, id: str, stdin: bytes | None, stdout: output.Capture, stderr: output.Capture
+) -> None:
+    async with engine.attach_container(id, stdin=stdin) as attachment:
+        await engine.start_container(id)
+        async for frame in attachment.frames():
+            (stdout if frame.stream == "stdout" else stderr).add(frame.data)
+
+
+async def _remove_quietly(engine: base.Engine, id: str) -> None:
+    # What cannot be removed now stays in the ledger and wears its label: a later call or start takes it away.
+    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+        try:
+            await engine.remove_container(id, force=True, volumes=True)
+        except errors.ContainerizationError:
+            return
+
+
+async def _not_found(engine: base.Engine, container: str) -> errors.ContainerizationError:
+    rows = await engine.list_containers(all=True)
+    candidates = [row for row in rows if row.id.startswith(container)]
+    if len(candidates) > 1:
+        shown = ", ".join(f"{row.id[:16]} ({row.name})" for row in candidates[:8])
+        return errors.Ambiguous(
+            f"{container!r} fits {len(candidates)} containers: {shown}.", hint="give more of the id, or the name"
+        )
+    near = difflib.get_close_matches(container, [row.name for row in rows], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "container_list(all=true) shows the containers there are"
+    return errors.NotFound(f"{engine.name} has no container {container!r}.", hint=hint)
+
+
+def _matches(row: ContainerRow, wanted: ContainerFilter) -> bool:
+    if wanted.status is not None and row.status != wanted.status:
+        return False
+    if wanted.name is not None and wanted.name not in row.name:
+        return False
+    return wanted.image is None or wanted.image in row.image
+
+
+def _key(row: ContainerRow) -> tuple[float, str]:
+    return (-row.created.timestamp(), row.id)
+
+
+def _after(key: cursors.Key) -> tuple[float, str]:
+    # A cursor holds the first 16 digits of the id; `g` sorts behind every hexadecimal digit that may follow.
+    return (-key[0], key[1][:16] + "g")
+
+
+async def _count_lines(engine: base.Engine, state: ContainerState, query: base.LogQuery) -> tuple[int, bool]:
+    count = 0
+    with anyio.move_on_after(_COUNT_SECONDS) as scope:
+        async with engine.container_logs(state.id, query, tty=state.tty) as frames:
+            async for frame in frames:
+                count += frame.data.count(b"\n")
+    return count, not scope.cancelled_caught
+
+
+class _LogReader:
+    """Turns frames into redacted lines and keeps the last ones that match."""
+
+    def __init__(self, wanted: LogRequest, redactor: redact.Redactor) -> None:
+        self._redactors: dict[Stream, redact.LineRedactor] = {"stdout": redactor.lines(), "stderr": redactor.lines()}
+        self._needles = [one.casefold() for one in wanted.grep.split("|") if one] if wanted.grep else []
+        self._kept: deque[LogLine] = deque(maxlen=wanted.tail)
+        self._assembler = output.LineAssembler()
+        self.read = 0
+        self.matched = 0
+
+    def feed(self, frame: OutputFrame) -> None:
+        for line in self._assembler.feed(frame):
+            self._line(line)
+
+    def finish(self) -> None:
+        for line in self._assembler.flush():
+            self._line(line)
+
+    def page(self, total: int, *, exact: bool) -> LogPage:
+        return LogPage(tuple(self._kept), total, exact)
+
+    def _line(self, line: output.RawLine) -> None:
+        self.read += 1
+        text = self._redactors[line.stream].line(output.readable(line.data))
+        folded = text.casefold()
+        if self._needles and not any(needle in folded for needle in self._needles):
+            return
+        self.matched += 1
+        self._kept.append(LogLine(line.stream, line.timestamp, text))

@@ -1,0 +1,129 @@
+"""What does a process of ours consist of? Settings, folders, this run, engines and the dispatcher, opened together and closed together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from codomyrmex_containerization import config, errors, policy, redact
+from codomyrmex_containerization.context import Context
+from codomyrmex_containerization.dispatch import runs
+from codomyrmex_containerization.dispatch.audit import Audit
+from codomyrmex_containerization.dispatch.call import Dispatcher
+from codomyrmex_containerization.engines import base, guard, selection
+from codomyrmex_containerization.models.settings import Settings
+from codomyrmex_containerization.tools import _discovery
+from codomyrmex_containerization.tools._decorator import ToolSpec
+
+_REAP_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Application:
+    """One process's parts."""
+
+    settings: Settings
+    dispatcher: Dispatcher
+    engines: selection.Engines
+    redactor: redact.Redactor
+    run: runs.Run
+    runs_folder: Path
+    audit: Audit
+
+    async def reap(self, *, dry_run: bool = False) -> list[str]:
+        """Take away what dead runs left; return a line for each object. Errors of engines leave it for the next start."""
+        with anyio.move_on_after(_REAP_SECONDS):
+            return await runs.reap(self.engines, self.runs_folder, self.run.host, self.run.run, dry_run=dry_run)
+        return []
+
+    async def aclose(self) -> None:
+        """Remove what is still to be removed, close everything; may be called twice."""
+        if self.run.has_leftovers:
+            await self.run.sweep(self.engines)
+        await self.engines.aclose()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Give up the run's lock and the audit file."""
+        self.run.close()
+        self.audit.close()
+
+
+def tools() -> Mapping[str, ToolSpec]:
+    """Return all tools there are."""
+    return _discovery.all_tools()
+
+
+def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str] | None = None) -> Application:
+    """Open what a process needs. Raises Refused when the state folder is not private, InvalidArgument for unknown toolsets and tools."""
+    environ = os.environ if environ is None else environ
+    settings = loaded.settings
+    check_names(loaded)
+    folders = config.folders(environ)
+    runs_folder = config.ensure_private(folders.state / "runs")
+    audit = Audit(config.ensure_private(folders.state / "audit"), settings.audit)
+    run = runs.Run(runs_folder)
+    paths = _path_rules(settings, folders, environ)
+    redactor = redact.Redactor.from_environment(environ)
+
+    def guarded(engine: base.Engine) -> guard.GuardedEngine:
+        return guard.GuardedEngine(engine, rules=settings.policy, paths=paths, ledger=run)
+
+    engines = selection.Engines(
+        default=settings.engine,
+        timeout_seconds=settings.engine_timeout_seconds,
+        buildx=settings.buildx,
+        guarded=guarded,
+        environ=environ,
+    )
+    sweeping = False
+
+    async def before() -> None:
+        nonlocal sweeping
+        if run.has_leftovers and not sweeping:
+            sweeping = True
+            try:
+                with anyio.move_on_after(5.0):
+                    await run.sweep(engines)
+            finally:
+                sweeping = False
+
+    context = Context(settings=settings, engines=engines, redactor=redactor, paths=paths)
+    dispatcher = Dispatcher(tools=tools(), settings=settings, context=context, audit=audit, before=before)
+    return Application(settings, dispatcher, engines, redactor, run, runs_folder, audit)
+
+
+def check_names(loaded: config.LoadedSettings) -> None:
+    """Raise InvalidArgument for toolsets or tools that do not exist, unless only the working folder's file names them."""
+    known_tools = tools()
+    known_sets = {*_discovery.toolsets(known_tools), "default", "all"}
+    for key, names, known in (
+        ("toolsets", loaded.settings.toolsets, known_sets),
+        ("tools", loaded.settings.tools, set(known_tools)),
+        ("exclude_tools", loaded.settings.exclude_tools, set(known_tools)),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown and loaded.sources[key].kind != "working folder":
+            raise errors.InvalidArgument(
+                f"{key} names {unknown[0]!r}, which does not exist.", hint=f"there are: {', '.join(sorted(known))}"
+            )
+
+
+def _path_rules(settings: Settings, folders: config.Folders, environ: Mapping[str, str]) -> guard.PathRules:
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    named = settings.policy.allowed_paths
+    if named is not None:
+        allowed = tuple(Path(os.path.realpath(Path(path).expanduser())) for path in named)
+    else:
+        allowed = config.default_allowed_paths(Path.cwd(), home, Path(tempfile.gettempdir()))
+    protected = policy.protected_paths(home, selection.WELL_KNOWN_SOCKETS, (folders.state, folders.data, folders.cache))
+    return guard.PathRules(allowed=allowed, named=named is not None, protected=_resolved(protected))
+
+
+def _resolved(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(one for path in paths for one in (path, Path(os.path.realpath(path)))))

@@ -1,0 +1,197 @@
+"""Whose are the objects in the engines, and which of them did a dead run leave behind?
+
+A run is one life of this program. While it lives it holds a lock on its own file in the state folder; what it creates is written to its
+journal there and wears its labels. The reaper, at the next start, takes away what dead runs of this same state folder left: containers with
+the lifetime `call`, detached ones that were never started, and half-built images. Two state folders never touch each other's objects.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines import guard, selection
+from codomyrmex_containerization.models.container import ContainerRow, Lifetime
+
+_REMOVE_SECONDS = 30.0
+_Key = tuple[guard.ObjectKind, str, str]
+
+
+class Run:
+    """This life of the program: its name, its lock, its journal. Fulfils `guard.Ledger`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._objects: dict[_Key, Lifetime] = {}
+        self._leftovers: set[_Key] = set()
+        self._writing = threading.Lock()
+        self.host = host_name(folder)
+        self.run = secrets.token_hex(8)
+        self._lock = os.open(folder / f"{self.run}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._journal = os.open(
+            folder / f"{self.run}.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+
+    def created(self, kind: guard.ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
+        """Remember an object, in memory and in the journal."""
+        self._objects[(kind, engine, id)] = lifetime
+        self._note({"created": kind, "engine": engine, "id": id, "lifetime": lifetime})
+
+    def removed(self, kind: guard.ObjectKind, engine: str, id: str) -> None:
+        """Forget an object."""
+        known = self._objects.pop((kind, engine, id), None)
+        self._leftovers.discard((kind, engine, id))
+        if known is not None:
+            self._note({"removed": kind, "engine": engine, "id": id})
+
+    def leftover(self, kind: guard.ObjectKind, engine: str, id: str) -> None:
+        """Remember an object of a call that could not be removed just now."""
+        if self._objects.get((kind, engine, id)) == "call":
+            self._leftovers.add((kind, engine, id))
+
+    def owns(self, kind: guard.ObjectKind, engine: str, id: str) -> bool:
+        """Say whether this run created the object."""
+        return (kind, engine, id) in self._objects
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether something is to be removed that could not be removed before."""
+        return bool(self._leftovers)
+
+    async def sweep(self, engines: selection.Engines) -> None:
+        """Try again to remove what could not be removed."""
+        for kind, engine, id in list(self._leftovers):
+            with suppress(errors.ContainerizationError), anyio.move_on_after(_REMOVE_SECONDS):
+                if kind == "container":
+                    await engines.get(engine).remove_container(id, force=True, volumes=True)
+
+    def close(self) -> None:
+        """Give the lock up. The files go when nothing that this run made for one call is left."""
+        if self._lock < 0:
+            return
+        if not any(lifetime == "call" for lifetime in self._objects.values()):
+            for suffix in ("jsonl", "lock"):
+                with suppress(OSError):
+                    (self._folder / f"{self.run}.{suffix}").unlink()
+        os.close(self._journal)
+        os.close(self._lock)
+        self._lock = -1
+
+    def _note(self, entry: dict[str, str]) -> None:
+        with self._writing, suppress(OSError):
+            os.write(self._journal, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+
+def host_name(folder: Path) -> str:
+    """Return a name for this host and state folder that is the same in every run and tells nothing about them."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = os.uname().nodename
+    return hashlib.sha256(f"codomyrmex\0{machine}\0{os.path.realpath(folder)}".encode()).hexdigest()[:16]
+
+
+async def reap(
+    engines: selection.Engines, folder: Path, host: str, own_run: str, *, dry_run: bool = False
+) -> list[str]:
+    """Remove what dead runs left in the engines that answer; return a line for each object."""
+    taken: list[str] = []
+    for probe in await engines.probe():
+        if probe.info is not None:
+            taken += await _reap_engine(engines.get(probe.name), folder, host, own_run, dry_run=dry_run)
+    if not dry_run:
+        _forget_dead(folder, own_run)
+    return taken
+
+
+async def _reap_engine(
+    engine: guard.GuardedEngine, folder: Path, host: str, own_run: str, *, dry_run: bool
+) -> list[str]:
+    taken: list[str] = []
+    rows = await engine.list_containers(all=True, labels=[f"{guard.LABEL_HOST}={host}"])
+    for row in rows:
+        run = row.labels.get(guard.LABEL_RUN, "")
+        if run == own_run or not _is_call_leftover(row) or _is_alive(folder, run):
+            continue
+        taken.append(f"container {row.name} ({row.id[:12]}) of run {run}")
+        if not dry_run:
+            with suppress(errors.ContainerizationError):
+                await engine.remove_container(row.id, force=True, volumes=True)
+    for run, id in _journalled_images(folder, engine.name, own_run):
+        taken.append(f"half-built image {id[:19]} of run {run}")
+        if not dry_run:
+            with suppress(errors.ContainerizationError):
+                image = await engine.inspect_image(id)
+                if not image.tags:
+                    await engine.remove_image(id, force=False)
+    return taken
+
+
+def _is_call_leftover(row: ContainerRow) -> bool:
+    lifetime = row.labels.get(guard.LABEL_LIFETIME)
+    return lifetime == "call" or (lifetime == "detached" and row.status == "created")
+
+
+def _is_alive(folder: Path, run: str) -> bool:
+    if not run or not all(char in "0123456789abcdef" for char in run):
+        return True
+    try:
+        lock = os.open(folder / f"{run}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _journalled_images(folder: Path, engine: str, own_run: str) -> Iterator[tuple[str, str]]:
+    for journal in sorted(folder.glob("*.jsonl")):
+        run = journal.stem
+        if run == own_run or _is_alive(folder, run):
+            continue
+        open_images: dict[str, None] = {}
+        for entry in _entries(journal):
+            if entry.get("engine") != engine:
+                continue
+            if entry.get("created") == "image" and entry.get("lifetime") == "call":
+                open_images[entry["id"]] = None
+            elif entry.get("removed") == "image":
+                open_images.pop(entry["id"], None)
+        # The last layer first: an image goes only when none is built on it.
+        for id in reversed(list(open_images)):
+            yield run, id
+
+
+def _entries(journal: Path) -> Iterator[dict[str, str]]:
+    with suppress(OSError):
+        for line in journal.read_bytes().splitlines():
+            with suppress(ValueError):  # the last line of a killed run may be cut
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    yield entry
+
+
+def _forget_dead(folder: Path, own_run: str) -> None:
+    for lock in folder.glob("*.lock"):
+        if lock.stem != own_run and not _is_alive(folder, lock.stem):
+            for suffix in (".jsonl", ".lock"):
+                with suppress(OSError):
+                    lock.with_suffix(suffix).unlink()

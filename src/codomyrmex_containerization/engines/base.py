@@ -1,0 +1,150 @@
+"""What must every engine be able to do? The contract that Docker, Podman, embedded and memory fulfil.
+
+Containers and images are named by what a person may write: a name, an id, a short id, a reference. Every method may raise
+EngineUnavailable (the engine does not answer, or stopped answering), DeadlineExceeded (it answers too slowly) and Unsupported (it cannot
+do this at all). Nothing else than the errors listed leaves an engine: no exception of a library, no empty answer for a failure.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+
+from codomyrmex_containerization.models.container import (
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    OutputFrame,
+    Stream,
+)
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull is; sizes of the layers known so far."""
+
+    text: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which part of a container's log is wanted; None is no bound."""
+
+    tail: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    stream: Stream | None = None
+    timestamps: bool = False
+    follow: bool = False
+
+
+class Attachment(ABC):
+    """A container's output as it appears, from before its start to its end."""
+
+    @abstractmethod
+    def frames(self) -> AsyncIterator[OutputFrame]:
+        """Yield output until the container ends or the connection does.
+
+        Raises EngineUnavailable when the engine goes away.
+        """
+
+
+class Engine(ABC):
+    """One engine at one endpoint."""
+
+    name: str
+    endpoint: Endpoint
+
+    @property
+    @abstractmethod
+    def is_local(self) -> bool:
+        """Whether the engine runs on this host, so that host paths mean the same to it and to us."""
+
+    @abstractmethod
+    async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
+        """Ask the engine what it is. Raises Unauthorized when its socket may not be opened."""
+
+    @abstractmethod
+    async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
+        """List containers, newest first, in one request; `labels` are `NAME` or `NAME=VALUE`."""
+
+    @abstractmethod
+    async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
+        """Look at one container closely. Raises NotFound, Ambiguous."""
+
+    @abstractmethod
+    async def create_container(self, spec: ContainerSpec) -> str:
+        """Create a container and return its id. Raises NotFound (image, network), Conflict (name taken), InvalidArgument."""
+
+    @abstractmethod
+    async def start_container(self, container: str) -> None:
+        """Start a container. Raises NotFound, Conflict (port taken), CommandFailed (its program cannot be started)."""
+
+    @abstractmethod
+    def attach_container(self, container: str, *, stdin: bytes | None) -> AbstractAsyncContextManager[Attachment]:
+        """Attach before the start; `stdin` is written and closed. Raises NotFound."""
+
+    @abstractmethod
+    async def wait_container(self, container: str) -> int:
+        """Wait until a container is not running and return its exit code. Raises NotFound."""
+
+    @abstractmethod
+    async def kill_container(self, container: str, signal: str) -> None:
+        """Send a signal to a container's first process. Raises NotFound, Conflict (not running)."""
+
+    @abstractmethod
+    async def remove_container(self, container: str, *, force: bool, volumes: bool) -> None:
+        """Remove a container. Raises NotFound, Conflict (running and not forced)."""
+
+    @abstractmethod
+    def container_logs(
+        self, container: str, query: LogQuery, *, tty: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[OutputFrame]]:
+        """Open a container's log. Raises NotFound, Unsupported (a log driver that cannot be read)."""
+
+    @abstractmethod
+    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """Return what running containers use, by full id; those that have gone are absent."""
+
+    @abstractmethod
+    async def inspect_image(self, image: str) -> ImageState:
+        """Look at one image. Raises NotFound."""
+
+    @abstractmethod
+    async def list_image_names(self) -> list[str]:
+        """Return the tagged names of all images."""
+
+    @abstractmethod
+    def pull_image(
+        self, reference: str, *, platform: str | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[PullProgress]]:
+        """Pull an image. Raises NotFound, Unauthorized, EngineUnavailable (the registry does not answer)."""
+
+    @abstractmethod
+    async def remove_image(self, image: str, *, force: bool) -> None:
+        """Remove an image or a tag. Raises NotFound, Conflict (in use)."""
+
+    @abstractmethod
+    def builder(self, spec: BuildSpec) -> BuilderName:
+        """Say which builder would carry the build out. Raises Unsupported when none can."""
+
+    @abstractmethod
+    def build_image(
+        self, spec: BuildSpec, *, context: Callable[[], Iterator[bytes]], dockerfile_name: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[BuildEvent]]:
+        """Build an image; `context` opens the build context as a tar in which `dockerfile_name` is the Dockerfile.
+
+        A failing step is an event of kind `error`, not an exception.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close connections; may be called twice."""

@@ -1,0 +1,1 @@
+"""Docker behind the engine contract; the only room that knows docker-py."""

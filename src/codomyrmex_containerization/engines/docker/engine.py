@@ -1,0 +1,450 @@
+"""How does a Docker engine fulfil the contract?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization.engines import base, cgroups
+from codomyrmex_containerization.engines.docker import buildkit, classic, shapes, streams
+from codomyrmex_containerization.engines.docker import errors as docker_errors
+from codomyrmex_containerization.models.container import ContainerRow, ContainerSpec, ContainerState, OutputFrame
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.usage import Usage
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+T = TypeVar("T")
+
+_REMOVE_SECONDS = 60.0
+_START_SECONDS = 120.0
+_STATS_SECONDS = 10.0
+_POOL_SIZE = 32
+
+
+class DockerEngine(base.Engine):
+    """A Docker engine reached through docker-py; every blocking call runs in a thread with a deadline."""
+
+    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float, buildx: str | None = None) -> None:
+        self.name = endpoint.engine
+        self.endpoint = endpoint
+        self._timeout_seconds = timeout_seconds
+        self._buildx = buildx
+        self._cached: APIClient | None = None
+        self._reader = cgroups.CgroupReader()
+        self._history = cgroups.UsageHistory()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is reached through a Unix socket."""
+        return self.endpoint.socket_path is not None
+
+    async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
+        """Ask GET /version and GET /info."""
+
+        def ask() -> EngineInfo:
+            client = self._client(deadline_seconds)
+            return shapes.engine_info(
+                client.info(),
+                engine=self.name,
+                api_version=client.api_version,
+                endpoint=self.endpoint,
+                builder=self._builder_name(),
+            )
+
+        return await self._call(ask, "asking what it is", deadline_seconds=deadline_seconds)
+
+    async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
+        """One GET /containers/json."""
+        filters = {"label": list(labels)} if labels else None
+        rows = await self._call(lambda: self._client().containers(all=all, filters=filters), "listing containers")
+        return [shapes.container_row(row, engine=self.name) for row in rows]
+
+    async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
+        """One GET /containers/NAME/json."""
+
+        def ask() -> Any:
+            client = self._client()
+            url = client._url("/containers/{0}/json", container)
+            return client._result(client._get(url, params={"size": "true"} if size else None), True)
+
+        raw = await self._call(ask, f"inspecting {container}", subject=f"container {container!r}")
+        return shapes.container_state(raw, engine=self.name)
+
+    async def create_container(self, spec: ContainerSpec) -> str:
+        """One POST /containers/create."""
+        body = shapes.create_body(spec)
+        made = await self._call(
+            lambda: self._client().create_container_from_config(body, spec.name, spec.platform),
+            "creating a container",
+            subject=f"image {spec.image!r}",
+            deadline_seconds=_START_SECONDS,
+        )
+        return str(made["Id"])
+
+    async def start_container(self, container: str) -> None:
+        """One POST /containers/ID/start."""
+        await self._call(
+            lambda: self._client(_START_SECONDS).start(container),
+            "starting the container",
+            subject=f"container {container!r}",
+            deadline_seconds=_START_SECONDS,
+        )
+
+    @asynccontextmanager
+    async def attach_container(self, container: str, *, stdin: bytes | None) -> AsyncIterator[base.Attachment]:
+        """POST /containers/ID/attach; the connection is closed when the block ends."""
+        params = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 1, "stdin": int(stdin is not None)}
+
+        def attach() -> Any:
+            client = self._client()
+            headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+            url = client._url("/containers/{0}/attach", container)
+            response = client.post(
+                url, None, params=params, stream=True, headers=headers, timeout=self._timeout_seconds
+            )
+            client._raise_for_status(response)
+            sock = streams.raw_socket(response)
+            if sock is not None:
+                sock.settimeout(None)
+            return response
+
+        response = await self._call(attach, f"attaching to {container}", subject=f"container {container!r}")
+        sock = streams.raw_socket(response)
+        if sock is None:
+            streams.release(response)
+            raise errors.Unsupported(
+                f"{self.name}'s connection cannot be attached to.", hint="use a unix socket or tcp endpoint"
+            )
+
+        def pieces() -> Iterator[OutputFrame]:
+            return streams.frames(response.raw._fp.fp.read1, tty=False)
+
+        async with threads.task_group() as tasks:
+            if stdin is not None:
+                tasks.start_soon(self._feed, sock, stdin)
+            async with threads.iterate(pieces, stop=lambda: streams.release(response)) as items:
+                yield _DockerAttachment(items, self.name)
+            tasks.cancel_scope.cancel()
+
+    async def _feed(self, sock: Any, data: bytes) -> None:
+        def send() -> None:
+            import socket
+
+            try:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:  # the container ended before it had read everything
+                return
+
+        await threads.run(send, deadline_seconds=None, what="writing to the container's stdin")
+
+    async def wait_container(self, container: str) -> int:
+        """POST /containers/ID/wait, without a time limit of its own."""
+
+        def wait() -> Any:
+            client = self._client()
+            response = client.post(client._url("/containers/{0}/wait", container), timeout=None)
+            return client._result(response, True)
+
+        answer = await self._call(
+            wait, f"waiting for {container}", subject=f"container {container!r}", deadline_seconds=None
+        )
+        return int(answer.get("StatusCode", -1))
+
+    async def kill_container(self, container: str, signal: str) -> None:
+        """POST /containers/ID/kill."""
+        await self._call(
+            lambda: self._client().kill(container, signal), f"ending {container}", subject=f"container {container!r}"
+        )
+
+    async def remove_container(self, container: str, *, force: bool, volumes: bool) -> None:
+        """DELETE /containers/ID."""
+
+        def remove() -> None:
+            client = self._client()
+            url = client._url("/containers/{0}", container)
+            response = client._delete(url, params={"force": force, "v": volumes}, timeout=_REMOVE_SECONDS)
+            client._raise_for_status(response)
+
+        await self._call(
+            remove, f"removing {container}", subject=f"container {container!r}", deadline_seconds=_REMOVE_SECONDS
+        )
+
+    @asynccontextmanager
+    async def container_logs(
+        self, container: str, query: base.LogQuery, *, tty: bool
+    ) -> AsyncIterator[AsyncIterator[OutputFrame]]:
+        """GET /containers/ID/logs."""
+        params = {
+            "stdout": int(query.stream != "stderr"),
+            "stderr": int(query.stream != "stdout"),
+            "timestamps": int(query.timestamps),
+            "follow": int(query.follow),
+            "tail": "all" if query.tail is None else str(query.tail),
+            "since": _epoch(query.since),
+            "until": _epoch(query.until),
+        }
+        wanted = {name: value for name, value in params.items() if value is not None}
+
+        def ask() -> Any:
+            client = self._client()
+            response = client._get(client._url("/containers/{0}/logs", container), params=wanted, stream=True)
+            client._raise_for_status(response)
+            sock = streams.raw_socket(response)
+            if sock is not None and query.follow:
+                sock.settimeout(None)
+            return response
+
+        response = await self._call(ask, f"reading the log of {container}", subject=f"container {container!r}")
+        read = response.raw.read1 if tty else response.raw.read
+        async with self._stream(lambda: streams.frames(read, tty=tty), response, "reading the log") as items:
+            yield items
+
+    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """Cgroup files where this host has them, else every stats request at once."""
+        if not ids:
+            return {}
+        found: dict[str, Usage] = {}
+        if self.is_local:
+            found = await threads.run(
+                lambda: cgroups.sample_usage(self._reader, self._history, ids),
+                deadline_seconds=self._timeout_seconds,
+                what="reading usage",
+            )
+        missing = [one for one in ids if one not in found]
+        return found | await self._usage_from_api(missing)
+
+    async def _usage_from_api(self, ids: Sequence[str]) -> dict[str, Usage]:
+        found: dict[str, Usage] = {}
+
+        async def one(container: str) -> None:
+            try:
+                raw = await self._call(
+                    lambda: self._client().stats(container, stream=False),
+                    "reading usage",
+                    deadline_seconds=_STATS_SECONDS,
+                )
+            except errors.NotFound:
+                return  # it ended meanwhile
+            usage = shapes.usage(raw)
+            if usage is not None:
+                found[container] = usage
+
+        async with threads.task_group() as tasks:
+            for container in ids:
+                tasks.start_soon(one, container)
+        return found
+
+    async def inspect_image(self, image: str) -> ImageState:
+        """One GET /images/NAME/json."""
+        raw = await self._call(
+            lambda: self._client().inspect_image(image), f"inspecting image {image}", subject=f"image {image!r}"
+        )
+        return shapes.image_state(raw)
+
+    async def list_image_names(self) -> list[str]:
+        """The tags of GET /images/json."""
+        rows = await self._call(lambda: self._client().images(), "listing images")
+        return [tag for row in rows for tag in row.get("RepoTags") or () if tag != "<none>:<none>"]
+
+    @asynccontextmanager
+    async def pull_image(
+        self, reference: str, *, platform: str | None
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        """POST /images/create."""
+        name, _, tag = reference.partition("@") if "@" in reference else reference.rpartition(":")
+        params = {"fromImage": name, "tag": tag} | ({"platform": platform} if platform else {})
+
+        def ask() -> Any:
+            client = self._client()
+            headers: dict[str, str] = {}
+            _registry_credentials(client, reference, headers)
+            response = client._post(client._url("/images/create"), params=params, headers=headers, stream=True)
+            client._raise_for_status(response)
+            _no_timeout(response)
+            return response
+
+        response = await self._call(ask, f"pulling {reference}", subject=f"image {reference!r}")
+        what = f"pulling {reference}"
+        async with self._stream(
+            lambda: _pull_progress(_json_lines(response), self.name, what), response, what
+        ) as items:
+            yield items
+
+    async def remove_image(self, image: str, *, force: bool) -> None:
+        """DELETE /images/NAME."""
+        await self._call(
+            lambda: self._client().remove_image(image, force=force),
+            f"removing image {image}",
+            subject=f"image {image!r}",
+            deadline_seconds=_REMOVE_SECONDS,
+        )
+
+    def builder(self, spec: BuildSpec) -> BuilderName:
+        """BuildKit through buildx where it is installed, else the engine's classic builder."""
+        if buildkit.find_buildx(self._buildx) is not None:
+            return "buildkit"
+        if spec.secrets or spec.platforms or spec.entitlements:
+            raise errors.Unsupported(
+                "Build secrets, platforms and entitlements need BuildKit, and docker buildx is not installed.",
+                hint="install buildx (for example: apt-get install docker-buildx-plugin, or docker-buildx)",
+            )
+        return "classic"
+
+    def build_image(
+        self, spec: BuildSpec, *, context: Callable[[], Iterator[bytes]], dockerfile_name: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[BuildEvent]]:
+        """Build with the builder that `builder` names."""
+        buildx = buildkit.find_buildx(self._buildx)
+        if self.builder(spec) == "buildkit" and buildx is not None:
+            return buildkit.build(spec, buildx=buildx, endpoint=self.endpoint, engine=self.name)
+        return self._build_classic(spec, context, dockerfile_name)
+
+    @asynccontextmanager
+    async def _build_classic(
+        self, spec: BuildSpec, context: Callable[[], Iterator[bytes]], dockerfile_name: str
+    ) -> AsyncIterator[AsyncIterator[BuildEvent]]:
+        params, sent = classic.parameters(spec, dockerfile_name), classic.Upload(context)
+
+        def events() -> Iterator[BuildEvent]:
+            client = self._client()
+            headers = {"Content-Type": "application/tar"}
+            client._set_auth_headers(headers)
+            response = client.post(
+                client._url("/build"),
+                data=iter(sent),
+                params=params,
+                headers=headers,
+                stream=True,
+                timeout=(self._timeout_seconds, None),
+            )
+            sent.response = response
+            client._raise_for_status(response)
+            yield from classic.events(_json_lines(response))
+
+        try:
+            async with threads.iterate(events, stop=sent.stop) as items:
+                yield self._translated(items, "building the image")
+        except errors.ContainerizationError:
+            raise
+        except Exception as error:  # whatever the library raised becomes one of our errors here
+            raise sent.failure or docker_errors.translate(error, engine=self.name, what="building the image") from error
+
+    async def aclose(self) -> None:
+        """Close the connection pool."""
+        client, self._cached = self._cached, None
+        if client is not None:
+            client.close()
+
+    def _builder_name(self) -> str:
+        return "buildkit" if buildkit.find_buildx(self._buildx) is not None else "classic"
+
+    def _client(self, timeout_seconds: float | None = None) -> APIClient:
+        """Return the client (made at first use, in a thread). Two threads may make one each; the later one is kept."""
+        if self._cached is not None and timeout_seconds is None:
+            return self._cached
+        import docker
+
+        limit = timeout_seconds or self._timeout_seconds
+        version = self._cached.api_version if self._cached is not None else "auto"
+        client = docker.APIClient(base_url=self.endpoint.url, version=version, timeout=limit, max_pool_size=_POOL_SIZE)
+        if timeout_seconds is None:
+            self._cached = client
+        return client
+
+    async def _call(
+        self, function: Callable[[], T], what: str, *, subject: str = "", deadline_seconds: float | None = -1.0
+    ) -> T:
+        limit = self._timeout_seconds if deadline_seconds == -1.0 else deadline_seconds
+        try:
+            return await threads.run(function, deadline_seconds=limit, what=f"{self.name}: {what}")
+        except errors.ContainerizationError:
+            raise
+        except Exception as error:  # whatever the library raised becomes one of our errors here
+            raise docker_errors.translate(error, engine=self.name, what=what, subject=subject) from error
+
+    @asynccontextmanager
+    async def _stream(
+        self, source: Callable[[], Iterator[T]], response: Any, what: str
+    ) -> AsyncIterator[AsyncIterator[T]]:
+        try:
+            async with threads.iterate(source, stop=lambda: streams.release(response)) as items:
+                yield self._translated(items, what)
+        except errors.ContainerizationError:
+            raise
+        except Exception as error:  # whatever the library raised becomes one of our errors here
+            raise docker_errors.translate(error, engine=self.name, what=what) from error
+
+    async def _translated(self, items: AsyncIterator[T], what: str) -> AsyncIterator[T]:
+        try:
+            async for item in items:
+                yield item
+        except errors.ContainerizationError:
+            raise
+        except Exception as error:  # whatever the library raised becomes one of our errors here
+            raise docker_errors.translate(error, engine=self.name, what=what) from error
+
+
+class _DockerAttachment(base.Attachment):
+    def __init__(self, items: AsyncIterator[OutputFrame], engine: str) -> None:
+        self._items = items
+        self._engine = engine
+
+    async def frames(self) -> AsyncIterator[OutputFrame]:
+        try:
+            async for item in self._items:
+                yield item
+        except errors.ContainerizationError:
+            raise
+        except Exception as error:  # whatever the library raised becomes one of our errors here
+            raise docker_errors.translate(error, engine=self._engine, what="reading the container's output") from error
+
+
+def _epoch(moment: datetime | None) -> str | None:
+    return f"{moment.timestamp():.6f}" if moment is not None else None
+
+
+def _no_timeout(response: Any) -> None:
+    sock = streams.raw_socket(response)
+    if sock is not None:
+        sock.settimeout(None)
+
+
+def _json_lines(response: Any) -> Iterator[dict[str, Any]]:
+    _no_timeout(response)
+    rest = b""
+    for chunk in response.iter_content(None):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+    if rest.strip():
+        yield json.loads(rest)
+
+
+def _pull_progress(lines: Iterator[dict[str, Any]], engine: str, what: str) -> Iterator[base.PullProgress]:
+    layers: dict[str, tuple[int, int]] = {}
+    for line in lines:
+        if "error" in line:
+            raise docker_errors.from_message(str(line["error"]), engine=engine, what=what)
+        detail = line.get("progressDetail") or {}
+        if "id" in line and line.get("status") == "Downloading" and detail.get("total"):
+            layers[line["id"]] = (int(detail.get("current") or 0), int(detail["total"]))
+        done, total = sum(one for one, _ in layers.values()), sum(one for _, one in layers.values())
+        yield base.PullProgress(str(line.get("status") or ""), done, total)
+
+
+def _registry_credentials(client: APIClient, reference: str, headers: dict[str, str]) -> None:
+    from docker import auth
+
+    registry, _ = auth.resolve_repository_name(reference)
+    header = auth.get_config_header(client, registry)
+    if header:
+        headers["X-Registry-Auth"] = header.decode() if isinstance(header, bytes) else header

@@ -1,0 +1,178 @@
+"""Which of our errors is behind a failure of docker-py or of the Docker daemon?
+
+The library's own messages never leave (they are long and name addresses); the daemon's explanation does, marked as such, because it often
+is the only thing that helps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from codomyrmex_containerization import errors
+
+_NO_SUCH = re.compile(r"no such (container|image|network|volume|exec instance)", re.IGNORECASE)
+_LONGEST_EXPLANATION = 600
+
+Make = Callable[[str], errors.ContainerizationError]
+
+
+def _make(kind: type[errors.ContainerizationError], hint: str) -> Make:
+    return lambda message: kind(message, hint=hint)
+
+
+# What the daemon says (its message, lower case) -> what it means. The first match counts.
+_SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
+    (
+        re.compile(r"port is already allocated|address already in use"),
+        _make(errors.Conflict, "publish another host port, or none to get a free one"),
+    ),
+    (
+        re.compile(r"is already in use by container"),
+        _make(errors.Conflict, "choose another name, or remove that container first"),
+    ),
+    (
+        re.compile(
+            r"executable file not found|no such file or directory.*unknown|permission denied.*unknown|oci runtime create failed"
+        ),
+        _make(
+            errors.CommandFailed,
+            "check the command and the entrypoint: the program must exist and be executable in the image",
+        ),
+    ),
+    (
+        re.compile(r"you cannot remove a running container|stop the container before|container is running"),
+        _make(errors.Conflict, "stop it first or pass force=true"),
+    ),
+    (
+        re.compile(r"removal of container .* is already in progress"),
+        _make(errors.Conflict, "it is being removed already; look again in a moment"),
+    ),
+    (
+        re.compile(r"image is being used|conflict: unable to"),
+        _make(errors.Conflict, "remove the containers that use it first or pass force=true"),
+    ),
+    (
+        re.compile(r"configured logging driver does not support reading"),
+        _make(errors.Unsupported, "this container's log driver keeps no log that the engine can read"),
+    ),
+    (
+        re.compile(r"unauthorized|authentication required|denied: "),
+        _make(errors.Unauthorized, "log in to the registry with the engine's own client"),
+    ),
+    (
+        re.compile(r"pull access denied|manifest unknown|manifest for .* not found|repository does not exist"),
+        _make(errors.NotFound, "check the image's name and tag"),
+    ),
+    (
+        re.compile(
+            r"dial tcp|no such host|i/o timeout|connection refused|tls handshake|temporary failure in name resolution|proxyconnect|eof$"
+        ),
+        _make(
+            errors.EngineUnavailable,
+            "the registry does not answer the engine: check the network, or use an image that the engine already has",
+        ),
+    ),
+    (re.compile(r"network .* not found"), _make(errors.NotFound, "check the network's name")),
+    (re.compile(r"no space left on device"), _make(errors.EngineUnavailable, "free disk space on the engine's host")),
+)
+
+
+def translate(error: BaseException, *, engine: str, what: str, subject: str = "") -> errors.ContainerizationError:
+    """Return our error for whatever docker-py, requests, urllib3 or a socket raised while doing `what`."""
+    import docker.errors
+    import requests
+
+    if isinstance(error, errors.ContainerizationError):
+        return error
+    if isinstance(error, docker.errors.APIError):
+        return _from_daemon(error, engine=engine, what=what, subject=subject)
+    if _is_timeout(error):
+        return errors.DeadlineExceeded(
+            f"{engine} did not answer in time while {what}.",
+            hint="call container_runtime_status to see whether it answers at all",
+        )
+    if isinstance(
+        error, docker.errors.DockerException | requests.RequestException | OSError | ValueError
+    ) or _is_urllib3(error):
+        return unavailable(error, engine=engine, what=what)
+    return errors.InternalError(f"An unexpected {type(error).__name__} came up while {what}.")
+
+
+def unavailable(error: BaseException | None, *, engine: str, what: str) -> errors.ContainerizationError:
+    """Return EngineUnavailable, or Unauthorized when the socket may not be opened."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PermissionError):
+            return errors.Unauthorized(
+                f"{engine}'s socket may not be opened by this user.",
+                hint="join the group that owns the socket (often 'docker') or use a rootless engine",
+            )
+        cause = _inner(cause)
+    return errors.EngineUnavailable(
+        f"{engine} stopped answering or is not running (while {what}).",
+        hint="start it (for Docker: 'systemctl start docker' or dockerd), then call again; container_runtime_status shows every engine",
+    )
+
+
+def explanation(text: str) -> str:
+    """Shorten what the daemon said to one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_EXPLANATION else line[:_LONGEST_EXPLANATION] + "..."
+
+
+def from_message(text: str, *, engine: str, what: str, status: int | None = None) -> errors.ContainerizationError:
+    """Return our error for a message of the daemon (an HTTP body or an error line inside a stream)."""
+    said = f"{engine} says, while {what}: {explanation(text)}"
+    lowered = text.lower().strip()
+    for pattern, make in _SAID:
+        if pattern.search(lowered):
+            return make(said)
+    if status == 404 or _NO_SUCH.search(text):
+        return errors.NotFound(said, hint="check the name; container_list(all=true) shows what there is")
+    if status == 409:
+        return errors.Conflict(said, hint="look at the object's state first")
+    if status is not None and 400 <= status < 500:
+        return errors.InvalidArgument(said, hint="mend the argument that the message names")
+    return errors.EngineUnavailable(said, hint="the engine failed at this; its own log says more")
+
+
+def _from_daemon(error: BaseException, *, engine: str, what: str, subject: str) -> errors.ContainerizationError:
+    status = getattr(error, "status_code", None)
+    text = getattr(error, "explanation", None) or getattr(getattr(error, "response", None), "reason", None) or ""
+    text = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    missing = _NO_SUCH.search(text)
+    if status == 404 and subject and missing:
+        return errors.NotFound(
+            f"{engine} has no {subject}.",
+            hint="check the name; container_list(all=true) shows the containers there are",
+            details={"missing": missing[1].lower()},
+        )
+    return from_message(text, engine=engine, what=what, status=status if isinstance(status, int) else None)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    import requests
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TimeoutError | requests.Timeout):
+            return True
+        if type(cause).__name__ in {"ReadTimeoutError", "ConnectTimeoutError"}:
+            return True
+        cause = _inner(cause)
+    return False
+
+
+def _is_urllib3(error: BaseException) -> bool:
+    import urllib3.exceptions
+
+    return isinstance(error, urllib3.exceptions.HTTPError)
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    # requests and urllib3 keep what happened in their arguments and not always in __cause__.
+    for candidate in (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args):
+        if isinstance(candidate, BaseException) and candidate is not error:
+            return candidate
+    return None

@@ -1,0 +1,313 @@
+"""How do the Engine API's JSON shapes and our models correspond? Pure functions.
+
+Source: https://docs.docker.com/reference/api/engine/ (v1.40 and later; newer fields are optional).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.models.container import (
+    STATUSES,
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    Healthcheck,
+    HealthStatus,
+    Limits,
+    Mount,
+    MountPoint,
+    PortMapping,
+    Protocol,
+)
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.image import ImageState
+from codomyrmex_containerization.models.usage import Usage
+
+Json = Mapping[str, Any]
+
+_FRACTION = re.compile(r"\.(\d{1,6})\d*")
+_HEALTH_IN_STATUS = re.compile(r"\((healthy|unhealthy|health: starting)\)")
+_NANOSECONDS = 1_000_000_000
+
+
+def instant(text: str | None) -> datetime | None:
+    """Parse a time such as 2026-11-21T11:46:44.584967870Z; the zero time of Go is None."""
+    if not text or text.startswith("0001-"):
+        return None
+    trimmed = _FRACTION.sub(lambda match: f".{match[1]:0<6}", text.replace("Z", "+00:00"))
+    try:
+        return datetime.fromisoformat(trimmed)
+    except ValueError:
+        return None
+
+
+def status(text: str, *, engine: str) -> ContainerStatus:
+    """Return the status, or raise EngineUnavailable naming one that is not known: never a guess."""
+    if text not in STATUSES:
+        raise errors.EngineUnavailable(
+            f"{engine} reports a container status that is not known here: {text!r}.",
+            hint="a newer version of this server may know it",
+        )
+    return cast("ContainerStatus", text)
+
+
+def container_row(raw: Json, *, engine: str) -> ContainerRow:
+    """Make a row of one entry of GET /containers/json."""
+    names = raw.get("Names") or [""]
+    match = _HEALTH_IN_STATUS.search(raw.get("Status") or "")
+    health = (
+        {"healthy": "healthy", "unhealthy": "unhealthy", "health: starting": "starting"}[match[1]] if match else "none"
+    )
+    return ContainerRow(
+        id=raw["Id"],
+        name=min((name.lstrip("/") for name in names), key=lambda name: name.count("/")),
+        image=raw.get("Image") or "",
+        status=status(raw.get("State") or "", engine=engine),
+        health=cast("HealthStatus", health),
+        created=datetime.fromtimestamp(raw.get("Created") or 0, tz=UTC),
+        ports=_listed_ports(raw.get("Ports") or []),
+        labels=raw.get("Labels") or {},
+        engine=engine,
+    )
+
+
+def container_state(raw: Json, *, engine: str) -> ContainerState:
+    """Make a state of GET /containers/ID/json."""
+    state, config, host = raw.get("State") or {}, raw.get("Config") or {}, raw.get("HostConfig") or {}
+    now = status(state.get("Status") or "", engine=engine)
+    started = instant(state.get("StartedAt"))
+    health = (state.get("Health") or {}).get("Status") or "none"
+    return ContainerState(
+        id=raw["Id"],
+        name=(raw.get("Name") or "").lstrip("/"),
+        image=config.get("Image") or "",
+        image_id=raw.get("Image") or "",
+        status=now,
+        exit_code=state.get("ExitCode")
+        if started is not None and now not in ("running", "paused", "restarting")
+        else None,
+        oom_killed=bool(state.get("OOMKilled")),
+        error=state.get("Error") or "",
+        started_at=started,
+        finished_at=instant(state.get("FinishedAt")),
+        created=instant(raw.get("Created")) or datetime.fromtimestamp(0, tz=UTC),
+        tty=bool(config.get("Tty")),
+        env=tuple(config.get("Env") or ()),
+        labels=config.get("Labels") or {},
+        mounts=tuple(_mount_point(mount) for mount in raw.get("Mounts") or ()),
+        ports=_bound_ports((raw.get("NetworkSettings") or {}).get("Ports") or {}),
+        privileged=bool(host.get("Privileged")),
+        host_namespaces=_host_namespaces(host),
+        health=cast("HealthStatus", health) if health in ("starting", "healthy", "unhealthy") else "none",
+        writable_bytes=raw.get("SizeRw"),
+        engine=engine,
+        auto_remove=bool(host.get("AutoRemove")),
+    )
+
+
+def image_state(raw: Json) -> ImageState:
+    """Make an image of GET /images/NAME/json."""
+    config = raw.get("Config") or {}
+    return ImageState(
+        id=raw["Id"],
+        tags=tuple(raw.get("RepoTags") or ()),
+        size_bytes=int(raw.get("Size") or 0),
+        created=instant(raw.get("Created")),
+        os=raw.get("Os") or "",
+        architecture=raw.get("Architecture") or "",
+        layers=len((raw.get("RootFS") or {}).get("Layers") or ()),
+        labels=config.get("Labels") or {},
+        env=tuple(config.get("Env") or ()),
+    )
+
+
+def engine_info(raw: Json, *, engine: str, api_version: str, endpoint: Endpoint, builder: str) -> EngineInfo:
+    """Make the engine's description of GET /info."""
+    cgroup = str(raw.get("CgroupVersion") or "")
+    return EngineInfo(
+        name=engine,
+        version=str(raw.get("ServerVersion") or ""),
+        api_version=api_version,
+        endpoint=endpoint,
+        rootless=any("rootless" in str(option) for option in raw.get("SecurityOptions") or ()),
+        cgroup_version=int(cgroup) if cgroup.isdigit() else None,
+        storage_driver=str(raw.get("Driver") or ""),
+        os=str(raw.get("OperatingSystem") or raw.get("OSType") or ""),
+        architecture=str(raw.get("Architecture") or ""),
+        containers=int(raw.get("Containers") or 0),
+        containers_running=int(raw.get("ContainersRunning") or 0),
+        images=int(raw.get("Images") or 0),
+        builder=builder,
+    )
+
+
+def usage(raw: Json) -> Usage | None:
+    """Make usage of GET /containers/ID/stats as `docker stats` computes it; None when the container does not run."""
+    memory, cpu, before = raw.get("memory_stats") or {}, raw.get("cpu_stats") or {}, raw.get("precpu_stats") or {}
+    if "usage" not in memory:
+        return None
+    details = memory.get("stats") or {}
+    cache = details.get("total_inactive_file", details.get("inactive_file", 0))
+    spent = (cpu.get("cpu_usage") or {}).get("total_usage", 0) - (before.get("cpu_usage") or {}).get("total_usage", 0)
+    elapsed = cpu.get("system_cpu_usage", 0) - before.get("system_cpu_usage", 0)
+    percent = (
+        100.0 * spent / elapsed * (cpu.get("online_cpus") or 1)
+        if elapsed > 0 and before.get("system_cpu_usage")
+        else None
+    )
+    return Usage(
+        cpu_percent=percent,
+        memory_bytes=max(int(memory["usage"]) - int(cache), 0),
+        memory_limit_bytes=memory.get("limit"),
+        pids=int((raw.get("pids_stats") or {}).get("current") or 0),
+    )
+
+
+def create_body(spec: ContainerSpec) -> dict[str, Any]:
+    """Make the body of POST /containers/create; what the spec leaves open is left to the engine."""
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Cmd": list(spec.command) if spec.command is not None else None,
+        "Entrypoint": list(spec.entrypoint) if spec.entrypoint is not None else None,
+        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "Labels": dict(spec.labels),
+        "User": spec.user,
+        "WorkingDir": spec.workdir,
+        "OpenStdin": spec.stdin_open,
+        "StdinOnce": spec.stdin_open,
+        "AttachStdin": spec.stdin_open,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in spec.ports},
+        "Healthcheck": _healthcheck(spec.healthcheck) if spec.healthcheck else None,
+        "HostConfig": _host_config(spec),
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _host_config(spec: ContainerSpec) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        **_limits(spec.limits),
+        "NetworkMode": spec.network,
+        "PortBindings": _port_bindings(spec.ports),
+        "Mounts": [_mount(mount) for mount in spec.mounts],
+        "ReadonlyRootfs": spec.read_only_rootfs,
+        "CapAdd": list(spec.cap_add),
+        "CapDrop": list(spec.cap_drop),
+        "Privileged": spec.privileged,
+        "RestartPolicy": {"Name": spec.restart.name, "MaximumRetryCount": spec.restart.maximum_retry_count},
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    return {
+        "Memory": limits.memory_bytes,
+        "MemoryReservation": limits.memory_reservation_bytes,
+        "NanoCpus": round(limits.cpus * _NANOSECONDS) if limits.cpus is not None else None,
+        "CpuShares": limits.cpu_shares,
+        "PidsLimit": limits.pids_limit,
+        "ShmSize": limits.shm_bytes,
+        "Ulimits": [{"Name": one.name, "Soft": one.soft, "Hard": one.hard} for one in limits.ulimits] or None,
+    }
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    body: dict[str, Any] = {"Type": mount.type, "Target": mount.target, "ReadOnly": mount.read_only}
+    if mount.source:
+        body["Source"] = mount.source
+    if mount.type == "tmpfs" and mount.size_bytes is not None:
+        body["TmpfsOptions"] = {"SizeBytes": mount.size_bytes}
+    return body
+
+
+def _port_bindings(ports: Sequence[PortMapping]) -> dict[str, list[dict[str, str]]]:
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for port in ports:
+        binding = {"HostIp": port.host_ip or "", "HostPort": str(port.host_port) if port.host_port else ""}
+        bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
+    return bindings
+
+
+def _healthcheck(check: Healthcheck) -> dict[str, Any]:
+    def nanoseconds(seconds: float | None) -> int | None:
+        return round(seconds * _NANOSECONDS) if seconds is not None else None
+
+    body = {
+        "Test": list(check.test),
+        "Interval": nanoseconds(check.interval_seconds),
+        "Timeout": nanoseconds(check.timeout_seconds),
+        "Retries": check.retries,
+        "StartPeriod": nanoseconds(check.start_period_seconds),
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _listed_ports(entries: Sequence[Json]) -> tuple[PortMapping, ...]:
+    ports = {
+        PortMapping(
+            container_port=int(entry["PrivatePort"]),
+            protocol=cast("Protocol", entry.get("Type") or "tcp"),
+            host_ip=(entry.get("IP") or "0.0.0.0") if entry.get("PublicPort") else None,  # noqa: S104  an answer of the engine, not a bind
+            host_port=entry.get("PublicPort"),
+        )
+        for entry in entries
+    }
+    return _sorted_ports(ports)
+
+
+def _bound_ports(entries: Mapping[str, Sequence[Mapping[str, str]] | None]) -> tuple[PortMapping, ...]:
+    ports: set[PortMapping] = set()
+    for key, bindings in entries.items():
+        number, _, protocol = key.partition("/")
+        for binding in bindings or [{}]:
+            ports.add(
+                PortMapping(
+                    container_port=int(number),
+                    protocol=cast("Protocol", protocol or "tcp"),
+                    host_ip=(binding.get("HostIp") or "0.0.0.0") if binding else None,  # noqa: S104  an answer of the engine
+                    host_port=int(binding["HostPort"]) if binding.get("HostPort") else None,
+                )
+            )
+    return _sorted_ports(ports)
+
+
+def _sorted_ports(ports: set[PortMapping]) -> tuple[PortMapping, ...]:
+    # The engine names a port published on all addresses twice, for IPv4 and IPv6: one of them says it.
+    kept = {
+        port
+        for port in ports
+        if port.host_ip != "::"
+        or PortMapping(port.container_port, port.protocol, "0.0.0.0", port.host_port) not in ports  # noqa: S104
+    }
+    return tuple(
+        sorted(kept, key=lambda port: (port.container_port, port.protocol, port.host_ip or "", port.host_port or 0))
+    )
+
+
+def _mount_point(raw: Json) -> MountPoint:
+    return MountPoint(
+        type=raw.get("Type") or "bind",
+        source=raw.get("Source") or "",
+        target=raw.get("Destination") or "",
+        read_only=not raw.get("RW", True),
+        name=raw.get("Name") or "",
+    )
+
+
+def _host_namespaces(host: Json) -> tuple[str, ...]:
+    modes = {
+        "network": "NetworkMode",
+        "pid": "PidMode",
+        "ipc": "IpcMode",
+        "uts": "UTSMode",
+        "user": "UsernsMode",
+        "cgroup": "CgroupnsMode",
+    }
+    return tuple(name for name, key in modes.items() if host.get(key) == "host")

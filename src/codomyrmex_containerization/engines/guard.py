@@ -1,0 +1,288 @@
+"""Is the finished specification allowed, and whose is what it creates? The guard round every engine.
+
+It sees each specification after everything else was decided, judges it by the policy, writes the ownership labels, and tells the ledger what
+came to be. Host paths are resolved here, handed on resolved, and looked at again between create and start; what an attacker changes after
+that moment and before the engine's own mount is not seen (documented in SECURITY.md).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from codomyrmex_containerization import errors, policy
+from codomyrmex_containerization.engines import base
+from codomyrmex_containerization.models.container import (
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    Lifetime,
+    Mount,
+    OutputFrame,
+)
+from codomyrmex_containerization.models.engine import EngineInfo
+from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.settings import PolicySettings
+from codomyrmex_containerization.models.usage import Usage
+
+ObjectKind = Literal["container", "image"]
+
+LABEL_HOST = policy.LABEL_PREFIX + "host"
+LABEL_RUN = policy.LABEL_PREFIX + "run"
+LABEL_LIFETIME = policy.LABEL_PREFIX + "lifetime"
+LABEL_EXPIRES = policy.LABEL_PREFIX + "expires"
+
+_MOST_ENTRIES_SCANNED = 2_000
+
+
+class Ledger(Protocol):
+    """Who we are and what this run has created."""
+
+    @property
+    def host(self) -> str:
+        """A name of this host that is the same in every run."""
+
+    @property
+    def run(self) -> str:
+        """A name of this run."""
+
+    def created(self, kind: ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
+        """Remember an object that this run created."""
+
+    def removed(self, kind: ObjectKind, engine: str, id: str) -> None:
+        """Forget an object that is gone."""
+
+    def leftover(self, kind: ObjectKind, engine: str, id: str) -> None:
+        """Remember an object of this run that could not be removed just now, so that it is tried again."""
+
+    def owns(self, kind: ObjectKind, engine: str, id: str) -> bool:
+        """Say whether this very run created the object: the only thing that spares a confirmation."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathRules:
+    """The host paths that may be used, resolved once per process."""
+
+    allowed: tuple[Path, ...]
+    named: bool
+    protected: tuple[Path, ...]
+
+    def resolve(self, path: Path, *, purpose: str) -> Path:
+        """Return the path with all links resolved. Raises InvalidArgument (it is not there) and Refused."""
+        try:
+            resolved = Path(os.path.realpath(path, strict=True))
+        except FileNotFoundError:
+            policy.judge_path(
+                Path(os.path.realpath(path)),
+                allowed=self.allowed,
+                named=self.named,
+                protected=self.protected,
+                purpose=purpose,
+            )
+            raise errors.InvalidArgument(f"{path} does not exist.", hint="create it first, or mend the path") from None
+        except (OSError, ValueError) as error:
+            raise errors.InvalidArgument(f"{path} cannot be resolved.", hint="mend the path") from error
+        policy.judge_path(resolved, allowed=self.allowed, named=self.named, protected=self.protected, purpose=purpose)
+        return resolved
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    path: Path
+    device: int
+    inode: int
+
+
+class GuardedEngine(base.Engine):
+    """An engine that does only what the policy allows and labels what it makes."""
+
+    def __init__(self, engine: base.Engine, *, rules: PolicySettings, paths: PathRules, ledger: Ledger) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._paths = paths
+        self._ledger = ledger
+        self._seen: dict[str, list[_Seen]] = {}
+        self.name = engine.name
+        self.endpoint = engine.endpoint
+
+    @property
+    def is_local(self) -> bool:
+        return self._engine.is_local
+
+    async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
+        return await self._engine.info(deadline_seconds=deadline_seconds)
+
+    async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
+        return await self._engine.list_containers(all=all, labels=labels)
+
+    async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
+        return await self._engine.inspect_container(container, size=size)
+
+    async def create_container(self, spec: ContainerSpec) -> str:
+        """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
+        policy.judge_container(spec, self._rules)
+        mounts, seen = self._resolve_mounts(spec.mounts)
+        id = await self._engine.create_container(
+            replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)})
+        )
+        self._ledger.created("container", self.name, id, spec.lifetime)
+        if seen:
+            self._seen[id] = seen
+        return id
+
+    async def start_container(self, container: str) -> None:
+        """Start, after one more look at the host paths that were judged."""
+        for one in self._seen.pop(container, ()):
+            self._look_again(one)
+        await self._engine.start_container(container)
+
+    def attach_container(self, container: str, *, stdin: bytes | None) -> AbstractAsyncContextManager[base.Attachment]:
+        return self._engine.attach_container(container, stdin=stdin)
+
+    async def wait_container(self, container: str) -> int:
+        return await self._engine.wait_container(container)
+
+    async def kill_container(self, container: str, signal: str) -> None:
+        await self._engine.kill_container(container, signal)
+
+    async def remove_container(self, container: str, *, force: bool, volumes: bool) -> None:
+        try:
+            await self._engine.remove_container(container, force=force, volumes=volumes)
+        except errors.NotFound:
+            self._ledger.removed("container", self.name, container)
+            raise
+        except BaseException:
+            self._ledger.leftover("container", self.name, container)
+            raise
+        self._ledger.removed("container", self.name, container)
+
+    def container_logs(
+        self, container: str, query: base.LogQuery, *, tty: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[OutputFrame]]:
+        return self._engine.container_logs(container, query, tty=tty)
+
+    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
+        return await self._engine.usage(ids)
+
+    async def inspect_image(self, image: str) -> ImageState:
+        return await self._engine.inspect_image(image)
+
+    async def list_image_names(self) -> list[str]:
+        return await self._engine.list_image_names()
+
+    def pull_image(
+        self, reference: str, *, platform: str | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
+        return self._engine.pull_image(reference, platform=platform)
+
+    async def remove_image(self, image: str, *, force: bool) -> None:
+        await self._engine.remove_image(image, force=force)
+        self._ledger.removed("image", self.name, image)
+
+    def builder(self, spec: BuildSpec) -> BuilderName:
+        return self._engine.builder(spec)
+
+    def build_image(
+        self, spec: BuildSpec, *, context: Callable[[], Iterator[bytes]], dockerfile_name: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[BuildEvent]]:
+        """Judge and label a build whose paths `resolve_build` has resolved already."""
+        policy.judge_build(spec, self._rules)
+        labels = {**spec.labels, LABEL_HOST: self._ledger.host}
+        return self._engine.build_image(replace(spec, labels=labels), context=context, dockerfile_name=dockerfile_name)
+
+    def owns(self, kind: ObjectKind, id: str) -> bool:
+        """Say whether this run created the object."""
+        return self._ledger.owns(kind, self.name, id)
+
+    def image_built(self, id: str) -> None:
+        """Remember a finished image as this run's own."""
+        self._ledger.created("image", self.name, id, "detached")
+
+    def intermediate_image(self, id: str, *, finished: bool = False) -> None:
+        """Remember what a build leaves behind until it has ended, so that a later start can take it away."""
+        if finished:
+            self._ledger.removed("image", self.name, id)
+        else:
+            self._ledger.created("image", self.name, id, "call")
+
+    def resolve_path(self, path: Path, *, purpose: str) -> Path:
+        """Resolve and judge a host path that is read or mounted here. Raises InvalidArgument, Refused."""
+        return self._paths.resolve(path, purpose=purpose)
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+    def _labels(self, lifetime: Lifetime) -> Mapping[str, str]:
+        return {LABEL_HOST: self._ledger.host, LABEL_RUN: self._ledger.run, LABEL_LIFETIME: lifetime, LABEL_EXPIRES: ""}
+
+    def _resolve_mounts(self, mounts: Sequence[Mount]) -> tuple[tuple[Mount, ...], list[_Seen]]:
+        resolved, seen = [], []
+        for mount in mounts:
+            if mount.type == "bind":
+                if not self.is_local:
+                    raise errors.Refused(
+                        f"{self.name} runs on another host, where {mount.source} is not the path that was meant.",
+                        hint="use a volume, or copy files in",
+                    )
+                path = self._paths.resolve(Path(mount.source), purpose="a mount")
+                self._refuse_sockets(path)
+                found = path.stat()
+                seen.append(_Seen(path, found.st_dev, found.st_ino))
+                mount = replace(mount, source=str(path))
+            resolved.append(mount)
+        return tuple(resolved), seen
+
+    def _refuse_sockets(self, path: Path) -> None:
+        if self._rules.allow_engine_socket:
+            return
+        socket = _first_socket(path)
+        if socket is not None:
+            raise errors.Refused(
+                f"{path} may not be mounted: {socket} is a socket, and whoever reaches it may rule this host.",
+                hint="mount a folder without sockets; the person who runs this server can allow it with policy.allow_engine_socket = true",
+            )
+
+    def _look_again(self, seen: _Seen) -> None:
+        try:
+            now = os.stat(seen.path, follow_symlinks=False)
+            same = (now.st_dev, now.st_ino) == (seen.device, seen.inode) and os.path.realpath(seen.path) == str(
+                seen.path
+            )
+        except OSError:
+            same = False
+        if not same:
+            raise errors.Refused(
+                f"{seen.path} was replaced while the container was being created.",
+                hint="find out who changed it, then call again",
+            )
+
+
+def _first_socket(path: Path) -> Path | None:
+    """Return the path itself or the first socket below it (bounded look, nearest first)."""
+    if stat.S_ISSOCK(path.stat().st_mode):
+        return path
+    waiting, seen = [path] if path.is_dir() else [], 0
+    while waiting:
+        folder = waiting.pop(0)
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        for entry in entries:
+            seen += 1
+            if seen > _MOST_ENTRIES_SCANNED:
+                return None
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif (
+                not entry.is_file(follow_symlinks=False)
+                and not entry.is_symlink()
+                and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+            ):
+                return Path(entry.path)
+    return None

@@ -1,0 +1,71 @@
+"""What can be set: the one settings model, with its defaults.
+
+Where the values come from is `config`'s business; what the policy part means is `policy`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Confirmation = Literal["auto", "elicit", "token", "never"]
+Foreign = Literal["allow", "ask", "refuse"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PolicySettings(_Section):
+    """What calls may do to this machine: everything here is off until allowed."""
+
+    allowed_paths: tuple[str, ...] | None = Field(
+        None,
+        description="Host folders that mounts, build contexts and copies may use; default: the working folder and "
+        "the temporary folder (only the latter when started in / or in the home folder)",
+    )
+    allow_engine_socket: bool = Field(False, description="Mounting an engine's socket into a container")
+    allow_privileged: bool = Field(False, description="Privileged containers")
+    allow_host_namespaces: bool = Field(False, description="network=host, and joining other containers' namespaces")
+    allow_devices: bool = Field(False, description="Host devices in containers")
+    allowed_capabilities: tuple[str, ...] = Field(
+        (), description="Capabilities that may be added beyond Docker's defaults"
+    )
+    publish_addresses: tuple[str, ...] = Field(
+        ("127.0.0.1", "::1"), description="Host addresses ports may be published on"
+    )
+    allowed_frontends: tuple[str, ...] = Field(
+        ("docker/dockerfile",), description="BuildKit frontends that '# syntax=' may name"
+    )
+    secret_env: tuple[str, ...] = Field((), description="Environment variables that a build secret may read")
+    foreign: Foreign = Field("allow", description="Writing calls on containers that this server did not create")
+
+
+class AuditSettings(_Section):
+    """The audit file: one JSON line per call."""
+
+    enabled: bool = Field(True, description="Write the audit file")
+    max_bytes: int = Field(5_000_000, ge=10_000, description="Size at which the file is rotated")
+    files: int = Field(4, ge=1, le=100, description="How many rotated files are kept")
+
+
+class Settings(_Section):
+    """All settings of one process."""
+
+    engine: str | None = Field(None, description="Engine that calls use when they name none")
+    read_only: bool = Field(False, description="Refuse every call that changes something")
+    toolsets: tuple[str, ...] = Field(("default",), description="Toolsets to offer: names, 'default' or 'all'")
+    tools: tuple[str, ...] = Field((), description="Single tools to offer beside the toolsets")
+    exclude_tools: tuple[str, ...] = Field((), description="Tools never to offer")
+    confirmation: Confirmation = Field("auto", description="How destructive calls are confirmed")
+    answer_characters: int = Field(20_000, ge=1_000, le=200_000, description="Most characters of text in one answer")
+    output_schemas: bool = Field(True, description="Publish output schemas in tools/list")
+    engine_timeout_seconds: float = Field(20.0, gt=0, le=600, description="Time limit of one short engine request")
+    buildx: str | None = Field(
+        None, description="Path of the buildx program; default: where docker looks for it; 'off': do without"
+    )
+    reap_at_start: bool = Field(True, description="Remove what dead runs of this server left behind")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="Messages on stderr")
+    policy: PolicySettings = PolicySettings()
+    audit: AuditSettings = AuditSettings()

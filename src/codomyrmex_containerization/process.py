@@ -1,0 +1,101 @@
+"""How are external programs run? The one door to subprocesses: argv arrays, never a shell, never left behind.
+
+Every program gets a session of its own, so that its whole process group can be ended; on Linux it is also told to die with this process
+(`setpriv --pdeathsig`), because nobody else would stop it after a `kill -9`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process
+
+from codomyrmex_containerization import errors
+
+_LONGEST_LINE_BYTES = 1_000_000
+# Programs are looked for here too: a server started by a desktop client has an almost empty PATH.
+_EXTRA_FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin", "/opt/homebrew/bin")
+
+
+@dataclass(slots=True)
+class Running:
+    """A program that runs: its output lines and, in the end, its return code."""
+
+    process: Process
+    program: str
+
+    async def lines(self, stream: ByteReceiveStream | None) -> AsyncIterator[bytes]:
+        """Yield the lines of a stream without their ends; a line longer than 1 MB comes in pieces."""
+        if stream is None:
+            return
+        rest = b""
+        async for chunk in stream:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line
+            if len(rest) > _LONGEST_LINE_BYTES:
+                yield rest
+                rest = b""
+        if rest:
+            yield rest
+
+    async def wait(self) -> int:
+        """Wait for the end and return the return code (negative: the signal that ended it)."""
+        return await self.process.wait()
+
+
+def find(program: str, *, folders: Sequence[str] = ()) -> Path | None:
+    """Find a program on PATH or in the usual folders; None when it is not installed."""
+    path = os.pathsep.join([*folders, os.environ.get("PATH", os.defpath), *_EXTRA_FOLDERS])
+    found = shutil.which(program, path=path)
+    return Path(found) if found else None
+
+
+@asynccontextmanager
+async def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> AsyncIterator[Running]:
+    """Run a program while the block lasts; leaving the block ends its whole process group.
+
+    Raises CommandFailed when it cannot be started.
+    """
+    try:
+        process = await anyio.open_process(
+            [*_death_wish(), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise errors.CommandFailed(
+            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
+        ) from error
+    try:
+        yield Running(process, argv[0])
+    finally:
+        _end_group(process)
+        with anyio.CancelScope(shield=True):
+            await process.wait()
+            await process.aclose()
+
+
+def _end_group(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@functools.cache
+def _death_wish() -> tuple[str, ...]:
+    setpriv = find("setpriv")
+    return (str(setpriv), "--pdeathsig", "KILL", "--") if setpriv else ()

@@ -1,0 +1,1 @@
+"""The MCP face; the only room that knows the MCP library."""
