@@ -165,7 +165,8 @@ def _prepare(engine: guard.GuardedEngine, request: BuildRequest) -> _Prepared:
         no_cache=request.no_cache,
         pull=request.pull,
         secrets=tuple(_resolved(engine, secret) for secret in request.secrets),
-        frontend=content.frontend,
+        # BuildKit takes its frontend from this argument before it looks at the Dockerfile.
+        frontend=request.build_args.get("BUILDKIT_SYNTAX") or content.frontend,
         entitlements=content.entitlements,
     )
     return _Prepared(

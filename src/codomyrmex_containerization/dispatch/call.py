@@ -86,6 +86,7 @@ class Dispatcher:
         self._tokens = confirm.Tokens()
         self._before = before
         self.offered = gate.offered(tools, settings)
+        self.listed = gate.listed(self.offered, settings)
 
     def spec(self, name: str) -> ToolSpec:
         """Return an offered tool. Raises NotFound, Refused."""

@@ -70,8 +70,17 @@ def judge_access(spec: ToolSpec, given: Mapping[str, Any], settings: Settings) -
 
 
 def offered(tools: Mapping[str, ToolSpec], settings: Settings) -> dict[str, ToolSpec]:
-    """Return the tools that the settings enable; a read-only server lists only what reads."""
+    """Return the tools that the settings enable: calling another one is refused."""
     return _discovery.enabled(tools, wanted=settings.toolsets, extra=settings.tools, excluded=settings.exclude_tools)
+
+
+def listed(offered: Mapping[str, ToolSpec], settings: Settings) -> dict[str, ToolSpec]:
+    """Return the tools to show: a read-only server leaves out those that no call of may pass."""
+    return {
+        name: spec
+        for name, spec in offered.items()
+        if not settings.read_only or spec.read_only or spec.effect_of is not None
+    }
 
 
 def _unpacked(value: Any, annotation: Any) -> Any:

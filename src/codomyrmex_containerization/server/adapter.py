@@ -36,7 +36,7 @@ _TOKEN_SCHEMA = {"type": "string", "description": "From a confirmation_required 
 def make_server(dispatcher: Dispatcher, *, version: str, instructions: str, output_schemas: bool) -> Server[Any]:
     """Return a server that lists and calls the dispatcher's tools. What it lists depends on version and settings only."""
     listing = types.ListToolsResult(
-        tools=[tool(spec, output_schema=output_schemas) for spec in dispatcher.offered.values()]
+        tools=[tool(spec, output_schema=output_schemas) for spec in dispatcher.listed.values()]
     )
 
     async def list_tools(

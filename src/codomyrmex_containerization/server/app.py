@@ -42,7 +42,7 @@ async def _serve(application: Application) -> int:
     server = adapter.make_server(
         application.dispatcher,
         version=__version__,
-        instructions=adapter.instructions(application.dispatcher.offered),
+        instructions=adapter.instructions(application.dispatcher.listed),
         output_schemas=application.settings.output_schemas,
     )
     code = 0

@@ -138,7 +138,7 @@ def _compact(node: Any, definitions: Mapping[str, Any], descriptions: bool, *, i
     return {
         key: _compact(value, definitions, descriptions, is_properties=key == "properties")
         for key, value in node.items()
-        if key != "title" and not (key == "default" and value is None) and (descriptions or key != "description")
+        if key != "title" and not (key == "default" and value in (None, False)) and (descriptions or key != "description")
     }
 
 

@@ -27,7 +27,7 @@ from codomyrmex_containerization.tools import _arguments as arguments
 from codomyrmex_containerization.tools import _core_answers as answers
 from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
-Engine = Annotated[str | None, Field(description="Engine; default: container_runtime_status marks it")]
+Engine = Annotated[str | None, Field(description="Engine, if not the default one", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", min_length=1, max_length=256)]
 
 _NOT_SET_UP = "not set up"
@@ -40,11 +40,11 @@ class HealthcheckArgument(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    command: str | list[str]
-    interval: str | float | None = None
-    timeout: str | float | None = None
-    retries: int | None = Field(None, ge=1)
-    start_period: str | float | None = None
+    command: Annotated[str | list[str], Field(description="A string runs in the container's shell", max_length=10_000)]
+    interval: Annotated[str | float | None, Field(description="Seconds, or 30s, 5m")] = None
+    timeout: Annotated[str | float | None, Field(description="As interval")] = None
+    retries: Annotated[int | None, Field(description="Failures until unhealthy", ge=1, le=1000)] = None
+    start_period: Annotated[str | float | None, Field(description="Grace at the start")] = None
 
 
 class LimitsArgument(BaseModel):
@@ -52,10 +52,10 @@ class LimitsArgument(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    memory_reservation: str | int | None = None
-    cpu_shares: int | None = Field(None, ge=2, le=262144)
-    ulimits: dict[str, int | str] | None = None
-    shm_size: str | int | None = None
+    memory_reservation: Annotated[str | int | None, Field(description="As memory")] = None
+    cpu_shares: Annotated[int | None, Field(description="Weight, 1024 is normal", ge=2, le=262144)] = None
+    ulimits: Annotated[dict[str, int | str] | None, Field(description="nofile: 1024 or '1024:2048'", max_length=20)] = None
+    shm_size: Annotated[str | int | None, Field(description="As memory")] = None
 
 
 @mcp_tool(title="Containers: runtime status", read_only=True, idempotent=True, deadline=lambda _: 10.0)
@@ -91,23 +91,24 @@ async def container_runtime_status(ctx: Context, *, engine: Engine = None) -> an
 async def container_build(
     ctx: Context,
     *,
-    image_name: Annotated[str, Field(description="Repository, e.g. 'shop/web'", min_length=1, max_length=512)],
-    dockerfile_path: Annotated[str, Field(description="Folder (it is the context) or Dockerfile")] = ".",
-    tag: Annotated[str, Field(max_length=128)] = "latest",
-    context: Annotated[str | None, Field(description="Context folder, if not the Dockerfile's")] = None,
+    image_name: Annotated[str, Field(description="Repository, e.g. shop/web", min_length=1, max_length=512)],
+    dockerfile_path: Annotated[str, Field(description="Folder (it is the context) or Dockerfile", max_length=4096)] = ".",
+    tag: Annotated[str, Field(description="Tag of the image", max_length=128)] = "latest",
+    context: Annotated[str | None, Field(description="Context folder, if not the Dockerfile's", max_length=4096)] = None,
     dockerfile_text: Annotated[
-        str | None, Field(description="The Dockerfile itself, instead of a path; COPY then needs context")
+        str | None,
+        Field(description="The Dockerfile itself, instead of a path; COPY then needs context", max_length=1_000_000),
     ] = None,
-    target: Annotated[str | None, Field(description="Stage to build")] = None,
-    build_args: Annotated[dict[str, str] | None, Field()] = None,
-    labels: Annotated[dict[str, str] | None, Field()] = None,
-    platforms: Annotated[list[str] | None, Field(description="e.g. linux/arm64; needs BuildKit")] = None,
-    no_cache: bool = False,
+    target: Annotated[str | None, Field(description="Stage to build", max_length=128)] = None,
+    build_args: Annotated[dict[str, str] | None, Field(description="Values of ARG", max_length=200)] = None,
+    labels: Annotated[dict[str, str] | None, Field(description="Labels of the image", max_length=200)] = None,
+    platforms: Annotated[list[str] | None, Field(description="e.g. linux/arm64; needs BuildKit", max_length=16)] = None,
+    no_cache: Annotated[bool, Field(description="Run every step anew")] = False,
     pull: Annotated[bool, Field(description="Fetch newer base images")] = False,
     secrets: Annotated[
-        dict[str, str] | None, Field(description="id -> env:NAME or file:PATH, for RUN --mount=type=secret")
+        dict[str, str] | None, Field(description="id: env:NAME or file:PATH, for RUN --mount=type=secret", max_length=50)
     ] = None,
-    timeout_seconds: Annotated[float, Field(ge=1, le=7200)] = 1200,
+    timeout_seconds: Annotated[float, Field(description="Then the build is stopped", ge=1, le=7200)] = 1200,
     engine: Engine = None,
 ) -> answers.BuildAnswer:
     """Build an image from a Dockerfile: a folder, a file, or the text of one.
@@ -152,13 +153,13 @@ async def container_list(
     ctx: Context,
     *,
     all: Annotated[bool, Field(description="Also those that do not run")] = False,
-    name: Annotated[str | None, Field(description="Part of the name")] = None,
-    label: Annotated[str | None, Field(description="NAME or NAME=VALUE")] = None,
-    image: Annotated[str | None, Field(description="Part of the image")] = None,
-    status: Annotated[ContainerStatus | None, Field()] = None,
+    name: Annotated[str | None, Field(description="Part of the name", max_length=256)] = None,
+    label: Annotated[str | None, Field(description="NAME or NAME=VALUE", max_length=512)] = None,
+    image: Annotated[str | None, Field(description="Part of the image", max_length=512)] = None,
+    status: Annotated[ContainerStatus | None, Field(description="Only in this state")] = None,
     usage: Annotated[bool, Field(description="CPU, memory, processes of running ones")] = True,
-    limit: Annotated[int, Field(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Field(description="next_cursor of the page before")] = None,
+    limit: Annotated[int, Field(description="Most rows", ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Field(description="next_cursor of the page before", max_length=256)] = None,
     engine: Engine = None,
 ) -> answers.ContainerListAnswer:
     """List containers, newest first, with what they use."""
@@ -188,40 +189,45 @@ def _run_deadline(given: Mapping[str, Any]) -> float:
 async def container_run(
     ctx: Context,
     *,
-    image: Annotated[str, Field(min_length=1, max_length=512)],
+    image: Annotated[str, Field(description="Reference or id", min_length=1, max_length=512)],
     command: Annotated[
-        list[str] | str | None, Field(description="A string is split, not run by a shell; for one: ['sh','-c',...]")
+        list[str] | str | None,
+        Field(description="A string is split, not run by a shell; for one: ['sh','-c',...]", max_length=100_000),
     ] = None,
-    name: Annotated[str | None, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")] = None,
-    env: dict[str, str] | None = None,
+    name: Annotated[
+        str | None, Field(description="Name of the container", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
+    ] = None,
+    env: Annotated[dict[str, str] | None, Field(description="Environment variables", max_length=500)] = None,
     ports: Annotated[
-        list[str | int] | None, Field(description="'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1")
+        list[str | int] | None,
+        Field(description="'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1", max_length=100),
     ] = None,
     mounts: Annotated[
-        list[str] | None, Field(description="'/path:/target[:ro]', 'VOLUME:/target', 'tmpfs:/target[:64m]'")
+        list[str] | None,
+        Field(description="'/path:/target[:ro]', 'VOLUME:/target', 'tmpfs:/target[:64m]'", max_length=50),
     ] = None,
-    network: Annotated[str | None, Field(description="none, or a network's name")] = None,
-    user: str | None = None,
-    workdir: str | None = None,
-    entrypoint: list[str] | str | None = None,
-    stdin: str | None = None,
+    network: Annotated[str | None, Field(description="none, or a network's name", max_length=128)] = None,
+    user: Annotated[str | None, Field(description="User or UID[:GID]", max_length=128)] = None,
+    workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
+    entrypoint: Annotated[list[str] | str | None, Field(description="As command", max_length=100_000)] = None,
+    stdin: Annotated[str | None, Field(description="Text for its standard input", max_length=4_000_000)] = None,
     detach: Annotated[bool, Field(description="Leave it running and return at once")] = False,
     timeout_seconds: Annotated[
-        float, Field(ge=0.1, le=3600, description="Then it is stopped (not when detached)")
+        float, Field(description="Then it is stopped (not when detached)", ge=0.1, le=3600)
     ] = 60,
     memory: Annotated[str | int | None, Field(description="'512m' or bytes")] = None,
-    cpus: Annotated[float | None, Field(gt=0, le=1024)] = None,
-    pids_limit: Annotated[int | None, Field(ge=1)] = None,
-    limits: LimitsArgument | None = None,
-    read_only_rootfs: bool = False,
-    cap_drop: list[str] | None = None,
-    cap_add: list[str] | None = None,
-    privileged: bool = False,
-    restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]")] = "no",
-    healthcheck: HealthcheckArgument | None = None,
-    labels: dict[str, str] | None = None,
-    pull_policy: PullPolicy = "missing",
-    platform: str | None = None,
+    cpus: Annotated[float | None, Field(description="Most CPUs", gt=0, le=1024)] = None,
+    pids_limit: Annotated[int | None, Field(description="Most processes", ge=1, le=4_194_304)] = None,
+    limits: Annotated[LimitsArgument | None, Field(description="Further limits")] = None,
+    read_only_rootfs: Annotated[bool, Field(description="Root file system read-only")] = False,
+    cap_drop: Annotated[list[str] | None, Field(description="Capabilities to drop, or ALL", max_length=64)] = None,
+    cap_add: Annotated[list[str] | None, Field(description="Capabilities to add", max_length=64)] = None,
+    privileged: Annotated[bool, Field(description="Off unless the policy allows it")] = False,
+    restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]", max_length=32)] = "no",
+    healthcheck: Annotated[HealthcheckArgument | None, Field(description="How to tell that it is well")] = None,
+    labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
+    pull_policy: Annotated[PullPolicy, Field(description="When to fetch the image")] = "missing",
+    platform: Annotated[str | None, Field(description="e.g. linux/arm64", max_length=64)] = None,
     keep: Annotated[bool, Field(description="Do not remove it at its end")] = False,
     engine: Engine = None,
 ) -> answers.RunAnswer:
@@ -285,16 +291,16 @@ async def container_logs(
     ctx: Context,
     *,
     container: Container,
-    tail: Annotated[int, Field(ge=1, le=5000, description="Last lines to show")] = 200,
-    since: Annotated[str | None, Field(description="10m, 2h (ago) or a time")] = None,
-    until: Annotated[str | None, Field(description="As since")] = None,
+    tail: Annotated[int, Field(description="Last lines to show", ge=1, le=5000)] = 200,
+    since: Annotated[str | None, Field(description="10m, 2h (ago) or a time", max_length=64)] = None,
+    until: Annotated[str | None, Field(description="As since", max_length=64)] = None,
     grep: Annotated[
         str | None,
         Field(description="Only lines with this text, any case; 'a|b' finds either", min_length=1, max_length=500),
     ] = None,
-    stream: Annotated[Stream | None, Field()] = None,
-    timestamps: bool = False,
-    follow_seconds: Annotated[float, Field(ge=0, le=60, description="Wait this long for more lines")] = 0,
+    stream: Annotated[Stream | None, Field(description="Only this stream")] = None,
+    timestamps: Annotated[bool, Field(description="Show each line's time")] = False,
+    follow_seconds: Annotated[float, Field(description="Wait this long for more lines", ge=0, le=60)] = 0,
     engine: Engine = None,
 ) -> answers.LogsAnswer:
     """Read a container's log: its last lines, filtered."""
