@@ -92,17 +92,20 @@ TOKENS = {
 }
 
 SECRET_NAMES = (
-    "API_KEY PASSWORD password DB_PASSWD token GITHUB_TOKEN client_secret clientSecret AWS_SECRET_ACCESS_KEY private-key private_key PGPASSWORD credentials"
-    " auth X-Api-Key X-Auth-Token Authorization Proxy-Authorization Cookie Set-Cookie APIKEY apikey authToken _authToken MYSQL_PWD DB_PASS SECRET_KEY_BASE"
-    " API_KEY_PROD PASSWORD1 POSTGRES_PASSWORD root.password AccountKey SSH_PRIVATE_KEY signingKey npm_config__auth PASSPHRASE OPENAI_API_KEY accessToken"
-    " ANTHROPIC_API_KEY SharedAccessKey db.password spring.datasource.password encryption_key APP_KEY userpassword dbpassword githubtoken .dockerconfigjson"
+    "API_KEY PASSWORD password DB_PASSWD token GITHUB_TOKEN client_secret clientSecret AWS_SECRET_ACCESS_KEY "
+    "private-key private_key PGPASSWORD credentials auth X-Api-Key X-Auth-Token Authorization Proxy-Authorization "
+    "Cookie Set-Cookie APIKEY apikey authToken _authToken MYSQL_PWD DB_PASS SECRET_KEY_BASE API_KEY_PROD PASSWORD1 "
+    "POSTGRES_PASSWORD root.password AccountKey SSH_PRIVATE_KEY signingKey npm_config__auth PASSPHRASE "
+    "OPENAI_API_KEY accessToken ANTHROPIC_API_KEY SharedAccessKey db.password spring.datasource.password "
+    "encryption_key APP_KEY userpassword dbpassword githubtoken .dockerconfigjson"
 ).split()
 
 HARMLESS_NAMES = (
-    "KEYBOARD MONKEY TOKENIZER_PARALLELISM TOKENIZERS_PARALLELISM public_key PUBLIC_KEY SSH_PUBLIC_KEY key_id AWS_ACCESS_KEY_ID PASSWORD_FILE"
-    " POSTGRES_PASSWORD_FILE TOKEN_PATH AUTHOR SSH_AUTH_SOCK PATH HOME PWD OLDPWD KEY key primary_key cache_key GPG_KEY name image status id secretName"
-    " token_count max_tokens tokens token_type token_url PASSWORD_MIN_LENGTH auth_method authentication authority bypass compass keyring turkey"
-    " hockey passed passing COMPOSE_PROJECT_NAME token_expires_at monkey_patch XAUTHORITY"
+    "KEYBOARD MONKEY TOKENIZER_PARALLELISM TOKENIZERS_PARALLELISM public_key PUBLIC_KEY SSH_PUBLIC_KEY key_id "
+    "AWS_ACCESS_KEY_ID PASSWORD_FILE POSTGRES_PASSWORD_FILE TOKEN_PATH AUTHOR SSH_AUTH_SOCK PATH HOME PWD OLDPWD "
+    "KEY key primary_key cache_key GPG_KEY name image status id secretName token_count max_tokens tokens token_type "
+    "token_url PASSWORD_MIN_LENGTH auth_method authentication authority bypass compass keyring turkey hockey passed "
+    "passing COMPOSE_PROJECT_NAME token_expires_at monkey_patch XAUTHORITY"
 ).split()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.models.container import ContainerSpec
+from codomyrmex_containerization.models.container import ContainerSpec, ContainerState
 from codomyrmex_containerization.models.image import BuildSpec
 from codomyrmex_containerization.models.settings import PolicySettings
 
@@ -48,6 +48,33 @@ def judge_container(spec: ContainerSpec, rules: PolicySettings) -> None:
                 "others on the network could reach it",
             )
     judge_labels(spec.labels)
+
+
+def judge_foreign(state: ContainerState, rules: PolicySettings) -> None:
+    """Raise Refused for writing to somebody else's container where `foreign` says so or its creation would be refused."""
+    if rules.foreign == "refuse":
+        raise _refused(
+            f"writing to container {state.name}", "policy.foreign = 'allow'", "this server did not create it"
+        )
+    if state.privileged and not rules.allow_privileged:
+        raise _refused(
+            f"writing to the privileged container {state.name}",
+            "policy.allow_privileged = true",
+            "it is root on this host",
+        )
+    if state.host_namespaces and not rules.allow_host_namespaces:
+        raise _refused(
+            f"writing to container {state.name}, which shares the host's {state.host_namespaces[0]} namespace,",
+            "policy.allow_host_namespaces = true",
+            "what runs in it reaches the host",
+        )
+    for mount in state.mounts:
+        if mount.type == "bind" and mount.source.endswith(".sock") and not rules.allow_engine_socket:
+            raise _refused(
+                f"writing to container {state.name}, which holds the socket {mount.source},",
+                "policy.allow_engine_socket = true",
+                "whoever reaches an engine's socket rules this host",
+            )
 
 
 def judge_build(spec: BuildSpec, rules: PolicySettings) -> None:

@@ -31,11 +31,12 @@ _LONG_LINE_CHARS = 12
 _PIECE_CHARS = 4_096
 _PIECES_MAX = 64
 _FEW_NEEDLES = 256
+_SHORT_TEXT_CHARS = 2_000
 _ROUNDS_MAX = 8
 _DEPTH_MAX = 200
 
 
-# --- control characters ---------------------------------------------------------------------------------------------------------------------------------
+# --- control characters ---------------------------------------------------------------------------------------------
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e01ef]"
@@ -64,7 +65,7 @@ def strip_controls(text: str) -> str:
     return _CONTROL.sub(_visible, _SEQUENCE.sub("", text).replace("\r\n", "\n"))
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------------------------
 
 
 def _set(words: str) -> frozenset[str]:
@@ -74,24 +75,37 @@ def _set(words: str) -> frozenset[str]:
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _PASSWORD_WORDS = _set("password passwords passwd passphrase passphrases passcode passwort kennwort pgpassword")
 _SECRET_WORDS = _PASSWORD_WORDS | _set(
-    "secret secrets token credential credentials creds mnemonic apikey apikeys secretkey accesskey privatekey sshkey authkey masterkey signingkey"
-    " accountkey encryptionkey sharedaccesskey sshpass dbpass userpass rootpass mysqlpass ldappass smtppass dockerconfigjson dockercfg"
+    "secret secrets token credential credentials creds mnemonic apikey apikeys secretkey accesskey privatekey "
+    "sshkey authkey masterkey signingkey accountkey encryptionkey sharedaccesskey sshpass dbpass userpass rootpass "
+    "mysqlpass ldappass smtppass dockerconfigjson dockercfg"
 )
 _SECRET_LAST_WORDS = _set("auth authorization bearer cookie otp totp pwd")
 _SECRET_LAST_OF_SEVERAL = _set("pass salt")
-_SECRET_ENDINGS = ("password", "passwd", "passphrase", "token", "secret", "apikey", "secretkey", "accesskey", "privatekey")
+_SECRET_ENDINGS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "token",
+    "secret",
+    "apikey",
+    "secretkey",
+    "accesskey",
+    "privatekey",
+)
 _KEYS_OF = _set(
-    "api private secret access encryption encrypt decryption signing sign master account storage ssh deploy shared session service subscription app"
-    " application crypt crypto cipher aes hmac jwt jwe cookie webhook auth admin consumer license licence integration ingest provisioning recovery backup"
-    " sas functions bot wallet root"
+    "api private secret access encryption encrypt decryption signing sign master account storage ssh deploy shared "
+    "session service subscription app application crypt crypto cipher aes hmac jwt jwe cookie webhook auth admin "
+    "consumer license licence integration ingest provisioning recovery backup sas functions bot wallet root"
 )
 _HARMLESS_LAST_WORDS = _set(
-    "file files path paths dir directory folder name names id ids type types url urls uri uris endpoint endpoints host hosts port count counts length len"
-    " size limit limits max min ttl expiry expires expiration expired age lifetime timeout seconds minutes policy policies enabled disabled required"
-    " allowed supported provider providers method methods mode algorithm alg version versions format prefix suffix hint label labels description status"
-    " state index usage stdin source src ref refs parallelism rotation created updated at on in by from to store manager driver backend server helper"
-    " helpers plugin sock socket realm scheme issuer audience scope scopes user username header headers field env var variable strength change prompt"
-    " attempts retries error errors message class kind namespace arn region domain fingerprint checksum digest authentication"
+    "file files path paths dir directory folder name names id ids type types url urls uri uris endpoint endpoints "
+    "host hosts port count counts length len size limit limits max min ttl expiry expires expiration expired age "
+    "lifetime timeout seconds minutes policy policies enabled disabled required allowed supported provider "
+    "providers method methods mode algorithm alg version versions format prefix suffix hint label labels "
+    "description status state index usage stdin source src ref refs parallelism rotation created updated at on in "
+    "by from to store manager driver backend server helper helpers plugin sock socket realm scheme issuer audience "
+    "scope scopes user username header headers field env var variable strength change prompt attempts retries error "
+    "errors message class kind namespace arn region domain fingerprint checksum digest authentication"
 )
 _HARMLESS_WORDS = _set("public publishable")
 _HARMLESS_NAMES = _set("pwd oldpwd oauth total_tokens max_tokens")
@@ -106,10 +120,17 @@ def _is_secret(name: str) -> bool:
         return False
     if not _SECRET_WORDS.isdisjoint(words) or any(word.endswith(_SECRET_ENDINGS) for word in words):
         return True
-    if words[-1] in _SECRET_LAST_WORDS or words == ["pass"] or (len(words) > 1 and words[-1] in _SECRET_LAST_OF_SEVERAL):
+    if (
+        words[-1] in _SECRET_LAST_WORDS
+        or words == ["pass"]
+        or (len(words) > 1 and words[-1] in _SECRET_LAST_OF_SEVERAL)
+    ):
         return True
     pairs = zip(words, words[1:], strict=False)
-    return any((last in ("key", "keys") and first in _KEYS_OF) or (first, last) == ("connection", "string") for first, last in pairs)
+    return any(
+        (last in ("key", "keys") and first in _KEYS_OF) or (first, last) == ("connection", "string")
+        for first, last in pairs
+    )
 
 
 def is_secret_name(name: str) -> bool:
@@ -127,10 +148,12 @@ def _is_password_name(name: str) -> bool:
 
 
 # A text without any of these (lower case) has no name that `is_secret_name` accepts.
-_NAME_HINTS = re.compile("pass|pwd|secret|token|key|cred|auth|cookie|bearer|salt|otp|mnemonic|connection|dockerc|kennwort")
+_NAME_HINTS = re.compile(
+    "pass|pwd|secret|token|key|cred|auth|cookie|bearer|salt|otp|mnemonic|connection|dockerc|kennwort"
+)
 
 
-# --- PEM ------------------------------------------------------------------------------------------------------------------------------------------------
+# --- PEM ------------------------------------------------------------------------------------------------------------
 
 _PEM_BEGIN = re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
 _PEM_END = re.compile(r"-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
@@ -138,8 +161,11 @@ _PEM_GAP = r"(?:\s|\\+[nr])"
 _PEM_CUT_BODY = re.compile(
     rf"(?:{_PEM_GAP}++[A-Za-z-]{{2,30}}: [^\n\\\"]*+)*+(?:{_PEM_GAP}*+[A-Za-z0-9+/=]{{20,}}+)++(?:{_PEM_GAP}++[A-Za-z0-9+/=]++)?"
 )
-# Never the letter of an escape such as `\n`, or JSON would break.
-_PEM_CHUNK = re.compile(r"(?<!\\)[A-Za-z0-9+/]{16,}+={0,2}|(?:(?<![A-Za-z0-9+/=\\])|(?<=\\[nr]))[A-Za-z0-9+/]{2,15}={1,2}(?!=)")
+# An escape such as `\n` is matched to be passed over: half of one would break JSON.
+_PEM_CHUNK = re.compile(
+    r"\\(?:u[0-9a-fA-F]{4}|[^\n])|[A-Za-z0-9+/]{16,}+={0,2}"
+    r"|(?:(?<![A-Za-z0-9+/=])|(?<=\\[nr]))[A-Za-z0-9+/]{2,15}={1,2}(?!=)"
+)
 _PEM_LONG_CHUNK = re.compile(r"[A-Za-z0-9+/=]{16}")
 _PEM_TAIL = re.compile(r"[\s|]*[A-Za-z0-9+/=]{1,80}\s*")
 _PEM_BLOCK_MAX_CHARS = 65_536
@@ -158,7 +184,11 @@ def _mask_pem(text: str, sink: Sink | None) -> str:
             next_end += 1
         following = begins[number + 1].start() if number + 1 < len(begins) else len(text)
         output.append(text[position : begin.start()])
-        if next_end < len(ends) and ends[next_end][0] < following and ends[next_end][0] - begin.end() <= _PEM_BLOCK_MAX_CHARS:
+        if (
+            next_end < len(ends)
+            and ends[next_end][0] < following
+            and ends[next_end][0] - begin.end() <= _PEM_BLOCK_MAX_CHARS
+        ):
             body = text[begin.end() : ends[next_end][0]]
             # A quote inside means the block is spread over several strings: keep what separates them.
             output.append(MASK + _PEM_CHUNK.sub(_mask_chunk, body) + MASK if '"' in body else MASK)
@@ -188,20 +218,22 @@ def _without_orphan_tail(before: str) -> str:
 
 
 def _mask_chunk(match: re.Match[str]) -> str:
-    return match[0] if match[0].isdigit() else MASK
+    return match[0] if match[0].isdigit() or match[0][0] == "\\" else MASK
 
 
-# --- URLs -----------------------------------------------------------------------------------------------------------------------------------------------
+# --- URLs -----------------------------------------------------------------------------------------------------------
 
 _NOT_A_DIGEST = r"@(?!sha(?:256|384|512):)"
 _URL_PASSWORD = re.compile(rf"(://)([^\s:/@?#\"'<>\\]*+)(:)([^\s/?#\"<>\\]+){_NOT_A_DIGEST}")
 _URL_ODD_PASSWORD = re.compile(rf"(://)([^\s:/@?#\"'<>\\]*+)(:)(?!\d{{0,5}}[/?#])([^\s\"'<>@]{{1,256}}){_NOT_A_DIGEST}")
-_URL_TOKEN = re.compile(rf"(://)(?=[^\s:/@?#]{{0,200}}\d)(?=[^\s:/@?#]{{0,200}}[A-Za-z])([\w.~%+-]{{16,}}+){_NOT_A_DIGEST}")
+_URL_TOKEN = re.compile(
+    rf"(://)(?=[^\s:/@?#]{{0,200}}\d)(?=[^\s:/@?#]{{0,200}}[A-Za-z])([\w.~%+-]{{16,}}+){_NOT_A_DIGEST}"
+)
 _LOOKS_LIKE_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~%+-]{16,256}")
 _QUERY = re.compile(r"([?&](?:amp;)?|\\u0026)([\w.%\-\[\]]{1,128}+)=([^&#\s\"'<>\\]++)")
 _QUERY_NAMES = _set(
-    "sig signature x-amz-signature x-amz-security-token x-amz-credential x-goog-signature x-goog-credential x-oss-signature awsaccesskeyid"
-    " googleaccessid access_token id_token refresh_token key-pair-id"
+    "sig signature x-amz-signature x-amz-security-token x-amz-credential x-goog-signature x-goog-credential "
+    "x-oss-signature awsaccesskeyid googleaccessid access_token id_token refresh_token key-pair-id"
 )
 
 
@@ -236,11 +268,11 @@ def _mask_queries(text: str, sink: Sink | None) -> str:
     return _QUERY.sub(value, text)
 
 
-# --- tokens that give themselves away -------------------------------------------------------------------------------------------------------------------
+# --- tokens that give themselves away -------------------------------------------------------------------------------
 
 # Not inside a longer word, except behind an escape of JSON or of a URL (`\nghp_...`, `%20ghp_...`).
-_EDGE = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9a-fA-F]{4}))"
-_HYPHEN_EDGE = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))"
+_EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9a-fA-F]{4}))"
+_HYPHEN_EDGE = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9a-fA-F]{4}))"
 
 
 def _token_shapes(table: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]:
@@ -250,10 +282,13 @@ def _token_shapes(table: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, ..
 # Each row: literal pieces one of which every match contains, and the pattern. A group named `kept` stays before the mask.
 _TOKENS = _token_shapes(
     (
-        ("AKIA ASIA ABIA ACCA", r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+        ("AKIA ASIA ABIA ACCA", rf"{_EDGE}A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{{16}}(?![A-Za-z0-9])"),
         ("ghp_ gho_ ghu_ ghs_ ghr_", r"gh[pousr]_[A-Za-z0-9]{20,}"),
         ("github_pat_", r"github_pat_[A-Za-z0-9_]{20,}"),
-        ("glpat- gldt- glrt- glcbt- glptt- glft- glimt- glagent- gloas- glsoat- glffct-", r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat|ffct)-[\w.=-]{16,}"),
+        (
+            "glpat- gldt- glrt- glcbt- glptt- glft- glimt- glagent- gloas- glsoat- glffct-",
+            r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat|ffct)-[\w.=-]{16,}",
+        ),
         ("GR1348941", r"GR1348941[\w-]{18,}"),
         ("xoxa xoxb xoxe xoxo xoxp xoxr xoxs", r"xox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,}"),
         ("xapp-", r"xapp-\d-[A-Za-z0-9-]{10,}"),
@@ -284,8 +319,8 @@ _TOKENS = _token_shapes(
         ("sntrys_ sntryu_", r"sntry[su]_[A-Za-z0-9_=+/-]{30,}"),
         ("PMAK-", r"PMAK-[a-f0-9-]{30,}"),
         ("rubygems_", r"rubygems_[a-f0-9]{40,}"),
-        (".atlasv1.", r"[A-Za-z0-9]{14}\.atlasv1\.[\w-]{40,}"),
-        ("8Q~", r"[\w~.-]{3}8Q~[\w~.-]{31,34}"),
+        (".atlasv1.", rf"{_EDGE}[A-Za-z0-9]{{14}}\.atlasv1\.[\w-]{{40,}}"),
+        ("8Q~", rf"{_EDGE}[\w~.-]{{3}}8Q~[\w~.-]{{31,34}}"),
         ("gsk_", rf"{_EDGE}gsk_[A-Za-z0-9]{{40,}}"),
         ("ATATT3xFf", r"ATATT3xFf[\w=-]{40,}"),
         ("tskey-", r"tskey-(?:auth|api|client|scim|webhook)-[\w-]{16,}"),
@@ -301,7 +336,8 @@ def _alternation(words: Iterable[str]) -> str:
     for word in sorted(set(words)):
         by_first.setdefault(word[:1], []).append(word[1:])
     branches = [
-        re.escape(first) + (re.escape(rest[0]) if len(rest) == 1 else "" if "" in rest else f"(?:{_alternation(rest)})") for first, rest in by_first.items()
+        re.escape(first) + (re.escape(rest[0]) if len(rest) == 1 else "" if "" in rest else f"(?:{_alternation(rest)})")
+        for first, rest in by_first.items()
     ]
     return "|".join(branches)
 
@@ -321,18 +357,20 @@ def _mask_tokens(text: str, sink: Sink | None) -> str:
     return text
 
 
-# --- headers --------------------------------------------------------------------------------------------------------------------------------------------
+# --- headers --------------------------------------------------------------------------------------------------------
 
 _AUTHORIZATION = re.compile(
-    r"(?i)(authorization\\*+[\"']?[ \t]*+[:=][ \t]*+\\*+[\"']?(?:bearer|basic|token|negotiate|ntlm|aws4-hmac-sha256|apikey|bot|hawk|oauth)[ \t]++)"
+    r"(?i)(authorization(?:\\*+[\"'])?[ \t]*+[:=][ \t]*+(?:\\*+[\"'])?(?:bearer|basic|token|negotiate|ntlm|aws4-hmac-sha256|apikey|bot|hawk|oauth)[ \t]++)"
     r"([^\s\"'\\,]++(?:,? [^\r\n\"'\\]*)?)"
 )
 _BEARER = re.compile(r"(?i)\b(bearer[ \t]++)((?=[^\s\"']{0,300}\d)[\w.~+/-]{16,}+=*+)")
 _BASIC = re.compile(r"\b(Basic[ \t]++)([A-Za-z0-9+/_-]{8,}+={0,2})")
 _COOKIE = re.compile(
-    r"(?i)\b((?:set-)?cookie2?\\*+[\"']?[ \t]*+:[ \t]*+\\*+[\"']?)([^\s=;\"'\\]{1,256}+=(?:[^\r\n\"'\\]|(?<==)\"[^\"\r\n\\,:\]}\s][^\"\r\n\\]*\"(?=;|\s|$))*+)"
+    r"(?i)\b((?:set-)?cookie2?(?:\\*+[\"'])?[ \t]*+:[ \t]*+(?:\\*+[\"'])?)([^\s=;\"'\\]{1,256}+=(?:[^\r\n\"'\\]|(?<==)\"[^\"\r\n\\,:\]}\s][^\"\r\n\\]*\"(?=;|\s|$))*+)"
 )
-_CURL_USER = re.compile(r"(\bcurl\b[^\n]{0,300}?[ \t](?:-u|--user|--proxy-user|-U)[ =]?[\"']?[^\s:\"']{1,128}:)([^\s\"'\\]++)")
+_CURL_USER = re.compile(
+    r"(\bcurl\b[^\n]{0,300}?[ \t](?:-u|--user|--proxy-user|-U)[ =]?[\"']?[^\s:\"']{1,128}:)([^\s\"'\\]++)"
+)
 
 
 def _mask_headers(text: str, low: str, sink: Sink | None) -> str:
@@ -360,14 +398,16 @@ def _mask_headers(text: str, low: str, sink: Sink | None) -> str:
     return text
 
 
-# --- names and their values, line by line ---------------------------------------------------------------------------------------------------------------
+# --- names and their values, line by line ---------------------------------------------------------------------------
 
 _NAMED = re.compile(
     r"(?<![\w.\-])(?P<name>[\w.\-]++)(?P<close>\\*+[\"'`])?\]?(?P<space>[ \t]*+)(?P<sep>:=|=>|\?=|\+=|={1,3}|:)(?![:=>])(?P<gap>[ \t]*+)(?=\S)"
 )
 _FLAG = re.compile(r"(?<![\w\-])--(?P<name>[A-Za-z][\w\-]*+)(?:[ \t]++|\\*+[\"'],[ \t]*+(?=\\*[\"']))(?=[^\s\-])")
 _DOCKERFILE = re.compile(r"\b(?:ENV|ARG)[ \t]++(?P<name>[\w.\-]++)[ \t]++(?=[^\s=:])")
-_ELEMENT = re.compile(r"<(?P<name>[\w.:\-]{1,128}+)(?:\s[^<>]{0,200})?>(?P<value>(?:\\.|[^<>\"\\]|\"(?![\s,:\]}]|$))++)</")
+_ELEMENT = re.compile(
+    r"<(?P<name>[\w.:\-]{1,128}+)(?:\s[^<>]{0,200})?>(?P<value>(?:\\.|[^<>\"\\]|\"(?![\s,:\]}]|$))++)</"
+)
 _NAME_VALUE = re.compile(
     r"(?i)\bname(?P<q>\\*[\"'])?\s*+[:=]\s*+(?:\\*[\"'])?(?P<name>[\w.\-]++)(?:\\*[\"'])?\s*+,?\s*+(?:\\*[\"'])?\bvalue(?P<close>\\*[\"'])?\s*+(?P<sep>[:=])(?P<gap>[ \t]*+)"
     r"(?=\S)"
@@ -380,17 +420,27 @@ _RUN = re.compile(
 _PLAIN_SCALAR = re.compile(r"[^\s,}\]\"'\\][^,}\]\n\r\"\\]*")
 _JSON_OTHER = re.compile(r"(?:true|false|null|none|nil)\b|[\[{]", re.IGNORECASE)
 _LITERALS = _set("true false null none nil undefined yes no on off ** | > |- >- |+ >+ nan") | {""}
-_REFERENCE = re.compile(r"\$[A-Z_][A-Z0-9_]*|\$\{[A-Za-z_]\w*\}?|\$\(\w[\w.]*\)?|\$\{\{.*|\{\{.*|<[a-z][a-z _-]*>?|%[A-Z_]+%")
+_REFERENCE = re.compile(
+    r"\$[A-Z_][A-Z0-9_]*|\$\{[A-Za-z_]\w*\}?|\$\(\w[\w.]*\)?|\$\{\{.*|\{\{.*|<[a-z][a-z _-]*>?|%[A-Z_]+%"
+)
 _NEXT_WORD = re.compile(r"[ \t]+[\w(\[]")
 _PROSE_WORD = re.compile(r"[A-Za-z][a-z']*[.,;:!?]?")
 _PROSE_ALONE = _set(
-    "required missing invalid expired denied failed failure rejected accepted unset empty found optional needed present absent ok done incorrect wrong"
-    " unknown unauthorized forbidden valid mismatch unsupported disabled enabled success string"
+    "required missing invalid expired denied failed failure rejected accepted unset empty found optional needed "
+    "present absent ok done incorrect wrong unknown unauthorized forbidden valid mismatch unsupported disabled "
+    "enabled success string"
 )
-_FLAG_PROSE = _set("to is are or and flag option for in with was not must cannot can requires parameter argument if instead as from via when the a")
-_GRAMMAR_BEFORE = re.compile(r"(?i)(?:unexpected|invalid|illegal|expected|unknown|missing|bad|next|current|found|reserved|offending)\s+\Z")
+_FLAG_PROSE = _set(
+    "to is are or and flag option for in with was not must cannot can requires parameter argument if instead as "
+    "from via when the a"
+)
+_GRAMMAR_BEFORE = re.compile(
+    r"(?i)(?:unexpected|invalid|illegal|expected|unknown|missing|bad|next|current|found|reserved|offending)\s+\Z"
+)
 _LINE_START = re.compile(r"(?:[\s+\-#>*]|export\s)*")
-_BLOCK_SCALAR = re.compile(r"(?P<indent>[ \t]*+)(?:- )*+[\"']?(?P<name>[\w.\-]{1,128}+)[\"']?:[ \t]+[|>][+\-0-9]{0,2}[ \t]*\r?")
+_BLOCK_SCALAR = re.compile(
+    r"(?P<indent>[ \t]*+)(?:- )*+[\"']?(?P<name>[\w.\-]{1,128}+)[\"']?:[ \t]+[|>][+\-0-9]{0,2}[ \t]*\r?"
+)
 
 
 class _Edits:
@@ -444,29 +494,25 @@ def _value_end(edits: _Edits, start: int, mark: str) -> int:
     return closing.start() if closing else end
 
 
+def _depth(backslashes: int) -> int:
+    """Return how many strings deep a quote behind so many backslashes stands: `"` 0, `\"` 1, `\\\"` 2, but `\\"` 0 again."""
+    return (backslashes ^ (backslashes + 1)).bit_length() - 1
+
+
 def _end_of_quoted(text: str, start: int, mark: str) -> int | None:
-    """Return where the string that opened with `mark` (a quote behind zero or more backslashes) ends; None without an end on its line."""
-    level, character = len(mark) - 1, mark[-1]
-    period = 2 * (level + 1)
+    """Return where the string that opened with `mark` (a quote behind zero or more backslashes) ends; None if not on its line."""
+    depth, character = _depth(len(mark) - 1), mark[-1]
     position = start
-    while True:
-        found = text.find(character, position)
-        if found < 0:
-            return None
+    while (found := text.find(character, position)) >= 0 and text.find("\n", position, found) < 0:
         run = found
         while run > start and text[run - 1] == "\\":
             run -= 1
-        backslashes = found - run
-        if text.find("\n", position, found) >= 0:
-            return None
-        if backslashes % period == level:
-            if mark == "'" and found > start and text[found + 1 : found + 2] == "'":
-                position = found + 2
-                continue
-            return found - level
-        if backslashes % period < level:
-            return run
-        position = found + 1
+        here = _depth(found - run)
+        doubled = mark == "'" and found > start and text[found + 1 : found + 2] == "'"  # YAML writes it so
+        if here <= depth and not doubled:
+            return found - (2**here - 1)
+        position = found + 2 if doubled else found + 1
+    return None
 
 
 def _line_end(text: str, position: int) -> int:
@@ -477,11 +523,15 @@ def _line_end(text: str, position: int) -> int:
     return end
 
 
+_ESCAPE_REST = re.compile(r"u[0-9a-fA-F]{4}|[nrtbf]")
+
+
 def _is_secret_here(line: str, match: re.Match[str]) -> str:
     """Return the name as the text means it, or "" where it is not a secret's."""
     name, start = match["name"], match.start("name")
-    if start and line[start - 1] == "\\" and name[0] in "nrt" and is_secret_name(name[1:]):
-        return name[1:]
+    if start and line[start - 1] == "\\":  # the end of an escape looks like the beginning of the name
+        escaped = _ESCAPE_REST.match(name)
+        name = name[escaped.end() :] if escaped and is_secret_name(name[escaped.end() :]) else name
     if not is_secret_name(name) or (start and line[start - 1] in "?&"):
         return ""
     if match["sep"] == ":" and not match["close"] and name.lower() in ("pass", "cookie", "set-cookie"):
@@ -550,7 +600,8 @@ def _mask_bare_member(edits: _Edits, start: int, mark: str, name: str) -> None:
     if scalar:
         value = scalar[0].rstrip()
         if not _is_harmless_value(value, name):
-            edits.mask(start, start + len(value), f"{mark}{MASK}{mark}")
+            around = "\\" * (2 ** _depth(len(mark) - 1) - 1) + mark[-1]
+            edits.mask(start, start + len(value), f"{around}{MASK}{around}")
 
 
 def _mask_run(edits: _Edits, match: re.Match[str], name: str, *, anchored: bool) -> None:
@@ -573,7 +624,9 @@ def _mask_run(edits: _Edits, match: re.Match[str], name: str, *, anchored: bool)
     edits.mask(start, _line_end(line, start) if whole_line and not _QUOTE.search(line, start) else start + len(value))
 
 
-def _mask_after(pattern: re.Pattern[str], line: str, sink: Sink | None, *, to_line_end: bool, prose: frozenset[str]) -> str:
+def _mask_after(
+    pattern: re.Pattern[str], line: str, sink: Sink | None, *, to_line_end: bool, prose: frozenset[str]
+) -> str:
     """Mask the value behind each secret name that the pattern finds (flags, `ENV name value`)."""
     edits = _Edits(line, sink)
     for match in pattern.finditer(line):
@@ -585,11 +638,19 @@ def _mask_after(pattern: re.Pattern[str], line: str, sink: Sink | None, *, to_li
             _mask_quoted(edits, mark.end(), mark[0])
             continue
         run = _RUN.match(line, start)
-        if not run or run[0].lower() in prose or run[0].startswith(("id=", "type=", "source=", "src=")) or _is_harmless_value(run[0], match["name"]):
+        if (
+            not run
+            or run[0].lower() in prose
+            or run[0].startswith(("id=", "type=", "source=", "src="))
+            or _is_harmless_value(run[0], match["name"])
+        ):
             continue
         if to_line_end and _is_prose(line, run[0], run.end()):
             continue
-        edits.mask(start, _line_end(line, start) if to_line_end and line.find('"', start) < 0 else start + len(_trimmed(run[0])))
+        edits.mask(
+            start,
+            _line_end(line, start) if to_line_end and line.find('"', start) < 0 else start + len(_trimmed(run[0])),
+        )
     return edits.result()
 
 
@@ -648,15 +709,15 @@ def _mask_block_line(line: str, sink: Sink | None) -> str:
     return line[: len(line) - len(line.lstrip())] + MASK + ("\r" if line.endswith("\r") else "")
 
 
-def _mask_names(text: str, low: str, sink: Sink | None) -> str:
+def _mask_names(text: str, sink: Sink | None) -> str:
     lines = text.split("\n")
     indent: int | None = None
-    for number, (line, low_line) in enumerate(zip(lines, low.split("\n"), strict=True)):
+    for number, line in enumerate(lines):
         if indent is not None and _in_block(line, indent):
             lines[number] = _mask_block_line(line, sink)
             continue
         indent = None
-        if _NAME_HINTS.search(low_line):
+        if _NAME_HINTS.search(line.lower()):
             indent = _block_indent(line)
             lines[number] = _mask_line(line, sink)
     return "\n".join(lines)
@@ -673,12 +734,11 @@ def _mask_shapes(text: str, sink: Sink | None = None) -> str:
     if _TOKEN_HINTS.search(text):
         text = _mask_tokens(text, sink)
     low = text.lower()
-    if "Basic" in text or "curl" in text:
+    named = _NAME_HINTS.search(low)
+    if named or "Basic" in text or "curl" in text:
         text = _mask_headers(text, low, sink)
-        low = text.lower()
-    if _NAME_HINTS.search(low):
-        text = _mask_headers(text, low, sink)
-        text = _mask_names(text, text.lower(), sink)
+    if named:
+        text = _mask_names(text, sink)
         if "value" in low and "name" in low:
             text = _mask_name_value_pairs(text, sink)
     return text
@@ -689,7 +749,7 @@ def _is_suspicious(text: str) -> bool:
     return bool(
         "://" in text
         or "PRIVATE KEY" in text
-        or ("=" in text and ("?" in text or "&" in text))
+        or ("=" in text and ("?" in text or "&" in text or "u0026" in text))
         or "Basic" in text
         or "curl" in text
         or _TOKEN_HINTS.search(text)
@@ -697,20 +757,29 @@ def _is_suspicious(text: str) -> bool:
     )
 
 
-# --- learned values -------------------------------------------------------------------------------------------------------------------------------------
+# --- learned values -------------------------------------------------------------------------------------------------
 
 _COMMON_VALUES = _set(
-    "true false none null undefined enabled disabled required optional always default example password passwd secret secrets changeme change_me changeit"
-    " letmein qwerty welcome admin administrator localhost postgres postgresql mysql mariadb mongodb redis rabbitmq guest docker ubuntu debian alpine"
-    " busybox minio minioadmin elastic grafana keycloak wordpress nginx python server client production development staging testing string username"
-    " anonymous unknown bearer private public system latest missing invalid github gitlab registry container containers database"
+    "true false none null undefined enabled disabled required optional always default example password passwd "
+    "secret secrets changeme change_me changeit letmein qwerty welcome admin administrator localhost postgres "
+    "postgresql mysql mariadb mongodb redis rabbitmq guest docker ubuntu debian alpine busybox minio minioadmin "
+    "elastic grafana keycloak wordpress nginx python server client production development staging testing string "
+    "username anonymous unknown bearer private public system latest missing invalid github gitlab registry "
+    "container containers database"
 )
-_SYSTEM_PATH = re.compile(r"~?/(?:run|var|etc|home|tmp|usr|opt|root|secrets|mnt|proc|dev|app|srv|data|workspace|bin|lib|Users)(?:/[\w.@+ -]+)*/?|\.{1,2}/[\w.@+ /-]*")
+_SYSTEM_PATH = re.compile(
+    r"~?/(?:run|var|etc|home|tmp|usr|opt|root|secrets|mnt|proc|dev|app|srv|data|workspace|bin|lib|Users)(?:/[\w.@+ -]+)*/?|\.{1,2}/[\w.@+ /-]*"
+)
 
 
 def _is_worth_learning(value: str) -> bool:
     """Leave out what would shred ordinary text: short values, common words, short numbers, paths, one repeated character."""
-    if len(value) < _LEARN_MIN_CHARS or value.lower() in _COMMON_VALUES or len(set(value)) == 1 or set(value) <= {"*", " "}:
+    if (
+        len(value) < _LEARN_MIN_CHARS
+        or value.lower() in _COMMON_VALUES
+        or len(set(value)) == 1
+        or set(value) <= {"*", " "}
+    ):
         return False
     if value.isdigit() and len(value) < 8:
         return False
@@ -731,14 +800,24 @@ def _spellings(value: str) -> frozenset[str]:
     forms = {value, escaped, json.dumps(escaped)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
     if not value.isalnum() or not value.isascii():
         quoted = quote(value, safe="", errors="replace")
-        forms |= {quoted, re.sub("%..", lambda match: match[0].lower(), quoted), quote_plus(value, errors="replace"), quote(value, errors="replace")}
+        forms |= {
+            quoted,
+            re.sub("%..", lambda match: match[0].lower(), quoted),
+            quote_plus(value, errors="replace"),
+            quote(value, errors="replace"),
+        }
         forms.add(value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;"))
         forms.add(value.replace("\n", "\r\n"))
     if len(value) >= _ENCODED_MIN_CHARS:
         data = value.encode("utf-8", "surrogatepass")
         for core in _base64_cores(data):
             forms |= {core, core.replace("+", "-").replace("/", "_")}
-        forms |= {base64.b64encode(data).decode("ascii"), base64.urlsafe_b64encode(data).decode("ascii"), data.hex(), data.hex().upper()}
+        forms |= {
+            base64.b64encode(data).decode("ascii"),
+            base64.urlsafe_b64encode(data).decode("ascii"),
+            data.hex(),
+            data.hex().upper(),
+        }
     return frozenset(form for form in forms if len(form) >= _LEARN_MIN_CHARS)
 
 
@@ -771,7 +850,7 @@ class _Known:
         needles, prefixes = self._current()
         if not needles:
             return []
-        if len(needles) <= _FEW_NEEDLES:
+        if len(needles) <= (_FEW_NEEDLES if len(text) < _SHORT_TEXT_CHARS else 3 * _FEW_NEEDLES):
             return [needle for needle in needles if needle in text]
         windows = {text[start : start + _LEARN_MIN_CHARS] for start in range(len(text) - _LEARN_MIN_CHARS + 1)}
         return [needle for window in windows & prefixes.keys() for needle in prefixes[window] if needle in text]
@@ -794,7 +873,9 @@ def _mask_found(text: str, needles: Iterable[str]) -> str:
     for needle in needles:
         start = text.find(needle)
         while start >= 0:
-            spans.append((start, start + len(needle)))
+            # Half an escape (`\` of `\n`) would break JSON: let its letter stand.
+            in_escape = needle[0] in "nrtbf" and text[start - 1 : start] == "\\"
+            spans.append((start + in_escape, start + len(needle)))
             start = text.find(needle, start + len(needle))
     if not spans:
         return text
@@ -886,7 +967,11 @@ class Redactor:
 
     def _learn(self, value: str, *, pinned: bool) -> None:
         value = value.strip()
-        pieces = [value] if len(value) <= _PIECE_CHARS else [value[at : at + _PIECE_CHARS] for at in range(0, len(value), _PIECE_CHARS)][:_PIECES_MAX]
+        pieces = (
+            [value]
+            if len(value) <= _PIECE_CHARS
+            else [value[at : at + _PIECE_CHARS] for at in range(0, len(value), _PIECE_CHARS)][:_PIECES_MAX]
+        )
         if "\n" in value:
             lines = [line.strip() for line in value.split("\n")[: _PIECES_MAX * 4]]
             pieces += [line for line in lines if len(line) >= _LONG_LINE_CHARS and not line.startswith("-----")]
@@ -926,11 +1011,19 @@ class Redactor:
                 self._learn_json(item, _key_of(value, key), depth + 1)
         elif isinstance(value, list):
             for item, before in zip(value, [None, *value], strict=False):
-                self._learn_json(item, before if _is_secret_flag(before) and isinstance(before, str) else name, depth + 1)
+                self._learn_json(
+                    item, before if _is_secret_flag(before) and isinstance(before, str) else name, depth + 1
+                )
 
 
 def _is_secret_flag(value: JSON) -> bool:
-    return isinstance(value, str) and value.startswith("-") and bool(_FLAG_ALONE.fullmatch(value)) and value.startswith("--") and is_secret_name(value)
+    return (
+        isinstance(value, str)
+        and value.startswith("-")
+        and bool(_FLAG_ALONE.fullmatch(value))
+        and value.startswith("--")
+        and is_secret_name(value)
+    )
 
 
 def _key_of(mapping: dict[str, JSON], key: str) -> str:
@@ -966,7 +1059,9 @@ def _rewrite(value: JSON, clean: Callable[[str], str], depth: int) -> JSON:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):
-        return [_rewrite_item(item, before, clean, depth + 1) for item, before in zip(value, [None, *value], strict=False)]
+        return [
+            _rewrite_item(item, before, clean, depth + 1) for item, before in zip(value, [None, *value], strict=False)
+        ]
     if not isinstance(value, dict):
         return value
     output: dict[str, JSON] = {}

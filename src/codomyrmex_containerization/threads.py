@@ -90,7 +90,7 @@ async def iterate(
                 anyio.from_thread.run(send.send, item)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return
-        except Exception as error:  # handed to the consumer, who raises it
+        except Exception as error:  # noqa: BLE001  handed to the consumer, who raises it
             if not left:
                 failure.append(error)
         finally:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Literal, assert_never
 
 import anyio
 
@@ -25,11 +26,16 @@ from codomyrmex_containerization.models.container import (
     PullPolicy,
     Stream,
 )
+from codomyrmex_containerization.models.details import ContainerDetails
 from codomyrmex_containerization.models.usage import Usage
 
 Progress = Callable[[float, float | None, str], Awaitable[None]]
 
+Action = Literal["start", "stop", "restart", "pause", "unpause", "kill"]
+
 CLEANUP_SECONDS = 20.0
+# A signal that does not end the container is not waited for any longer.
+_KILL_SECONDS = 1.0
 # A private key is at most about 100 lines long: so many lines before the first one shown are read to know whether it lies inside one.
 _CONTEXT_LINES = 120
 _COUNT_SECONDS = 1.5
@@ -122,12 +128,18 @@ async def find(engine: base.Engine, container: str, *, size: bool = False) -> Co
 
     Raises InvalidArgument (no such form), NotFound with the nearest names, Ambiguous with the candidates.
     """
-    if not _NAME.match(container):
-        raise errors.InvalidArgument(
-            f"{container[:80]!r} is no container name or id.", hint="use a name or an id from container_list"
-        )
+    _require_name(container)
     try:
         return await engine.inspect_container(container, size=size)
+    except (errors.NotFound, errors.InvalidArgument) as error:
+        raise await _not_found(engine, container.lstrip("/")) from error
+
+
+async def find_details(engine: base.Engine, container: str) -> ContainerDetails:
+    """Return everything about the container that a name, id or short id means; raises as `find`."""
+    _require_name(container)
+    try:
+        return await engine.container_details(container)
     except (errors.NotFound, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
 
@@ -214,8 +226,6 @@ async def logs(engine: base.Engine, state: ContainerState, wanted: LogRequest, r
 
     `follow_seconds` waits that long for more, or until the container ends.
     """
-    redactor.learn_named(dict(entry.split("=", 1) for entry in state.env if "=" in entry))
-    redactor.learn_named(dict(state.labels))
     reader = _LogReader(wanted, redactor)
     margin = None if wanted.grep else wanted.tail + _CONTEXT_LINES
     following = wanted.follow_seconds > 0 and state.status in ("running", "paused", "restarting")
@@ -256,6 +266,30 @@ async def plan_removal(engine: base.Engine, container: str, *, force: bool, volu
 async def remove(engine: base.Engine, id: str, *, force: bool, volumes: bool) -> None:
     """Remove a container by its full id."""
     await engine.remove_container(id, force=force, volumes=volumes)
+
+
+async def control(
+    engine: base.Engine, state: ContainerState, action: Action, *, timeout_seconds: float, signal: str | None
+) -> ContainerState:
+    """Start, stop, restart, pause, unpause or kill a container and return its state after that. Raises Conflict."""
+    match action:
+        case "start":
+            await engine.start_container(state.id)
+        case "stop":
+            await engine.stop_container(state.id, timeout_seconds=timeout_seconds)
+        case "restart":
+            await engine.restart_container(state.id, timeout_seconds=timeout_seconds)
+        case "pause":
+            await engine.pause_container(state.id)
+        case "unpause":
+            await engine.unpause_container(state.id)
+        case "kill":
+            await engine.kill_container(state.id, signal or "KILL")
+            with anyio.move_on_after(_KILL_SECONDS):
+                await engine.wait_container(state.id)
+        case _:
+            assert_never(action)
+    return await engine.inspect_container(state.id)
 
 
 async def ensure_image(
@@ -323,6 +357,13 @@ async def _not_found(engine: base.Engine, container: str) -> errors.Containeriza
     near = difflib.get_close_matches(container, [row.name for row in rows], n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "container_list(all=true) shows the containers there are"
     return errors.NotFound(f"{engine.name} has no container {container!r}.", hint=hint)
+
+
+def _require_name(container: str) -> None:
+    if not _NAME.match(container):
+        raise errors.InvalidArgument(
+            f"{container[:80]!r} is no container name or id.", hint="use a name or an id from container_list"
+        )
 
 
 def _matches(row: ContainerRow, wanted: ContainerFilter) -> bool:

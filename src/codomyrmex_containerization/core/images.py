@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,10 @@ async def build(
         lambda: _prepare(engine, request), deadline_seconds=_READ_SECONDS, what="reading the Dockerfile"
     )
     began = time.monotonic()
+    # A step may print what its base image holds: looking at that teaches the redactor.
+    for base_image in prepared.content.base_images:
+        with suppress(errors.ContainerizationError):
+            await engine.inspect_image(base_image)
     book = _Book(prepared.content)
     builder = engine.builder(prepared.spec)
     intermediate: list[str] = []
@@ -335,7 +340,7 @@ def _next_step(failure: BuildEvent, reason: str) -> str:
     if "not found" in lowered or "failed to compute cache key" in lowered or "no such file" in lowered:
         return "check that the path exists in the build context and is not left out by .dockerignore"
     if "pull access denied" in lowered or "dial tcp" in lowered or "manifest" in lowered or "no such host" in lowered:
-        return "the base image is not in the engine and could not be fetched: use one that is there, or give the engine access to its registry"
+        return "the base image is not in the engine and could not be fetched: use one that is there, or let the engine reach its registry"
     return "mend the Dockerfile at that instruction, then build again"
 
 

@@ -72,7 +72,7 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
     redactor = redact.Redactor.from_environment(environ)
 
     def guarded(engine: base.Engine) -> guard.GuardedEngine:
-        return guard.GuardedEngine(engine, rules=settings.policy, paths=paths, ledger=run)
+        return guard.GuardedEngine(engine, rules=settings.policy, paths=paths, ledger=run, redactor=redactor)
 
     engines = selection.Engines(
         default=settings.engine,

@@ -121,7 +121,7 @@ class Dispatcher:
 
     async def _call(self, name: str, given: dict[str, Any], caller: Caller, story: _Story) -> Outcome:
         spec = self.spec(name)
-        token = given.pop(gate.CONFIRM, None) if spec.destructive else None
+        token = given.pop(gate.CONFIRM, None) if spec.plan is not None else None
         self._context.redactor.learn_arguments(given)
         parsed = gate.parse(spec, given)
         values = arguments_of(parsed)
@@ -153,7 +153,7 @@ class Dispatcher:
         limit: float,
     ) -> Outcome | None:
         """Return None when the call may go on, an outcome with a question when it has to be put first."""
-        if spec.plan is None or spec.effect(values) != "destroy":
+        if spec.plan is None or spec.effect(values) == "read":
             return None
         plan = await self._plan(spec, context, values, limit)
         if plan is None:

@@ -62,4 +62,4 @@ def digest(tool: str, arguments: Mapping[str, object], plan: Plan) -> str:
 
 def question(plan: Plan) -> str:
     """Return what a person is asked."""
-    return f"{plan.action}? This cannot be undone. Lost would be: {'; '.join(plan.lost)}."
+    return f"{plan.action}? Lost would be: {'; '.join(plan.lost)}."

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from codomyrmex_containerization.models.container import (
     ContainerRow,
@@ -20,9 +21,19 @@ from codomyrmex_containerization.models.container import (
     OutputFrame,
     Stream,
 )
+from codomyrmex_containerization.models.details import (
+    ContainerDetails,
+    ExecSpec,
+    ExecState,
+    ImageDetails,
+    ImageRow,
+    PathStat,
+)
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.usage import Usage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,10 @@ class Engine(ABC):
         """Look at one container closely. Raises NotFound, Ambiguous."""
 
     @abstractmethod
+    async def container_details(self, container: str) -> ContainerDetails:
+        """Look at one container from all sides. Raises NotFound, Ambiguous."""
+
+    @abstractmethod
     async def create_container(self, spec: ContainerSpec) -> str:
         """Create a container and return its id. Raises NotFound (image, network), Conflict (name taken), InvalidArgument."""
 
@@ -95,6 +110,53 @@ class Engine(ABC):
     @abstractmethod
     async def wait_container(self, container: str) -> int:
         """Wait until a container is not running and return its exit code. Raises NotFound."""
+
+    @abstractmethod
+    async def stop_container(self, container: str, *, timeout_seconds: float) -> None:
+        """Ask a container to end, and kill it after `timeout_seconds`. Raises NotFound."""
+
+    @abstractmethod
+    async def restart_container(self, container: str, *, timeout_seconds: float) -> None:
+        """Stop and start a container. Raises NotFound, and what a start raises."""
+
+    @abstractmethod
+    async def pause_container(self, container: str) -> None:
+        """Freeze a container's processes. Raises NotFound, Conflict (not running)."""
+
+    @abstractmethod
+    async def unpause_container(self, container: str) -> None:
+        """Let a frozen container go on. Raises NotFound, Conflict (not paused)."""
+
+    @abstractmethod
+    async def create_exec(self, container: str, spec: ExecSpec) -> str:
+        """Prepare a command in a container that runs; return its id. Raises NotFound, Conflict (not running)."""
+
+    @abstractmethod
+    def start_exec(self, exec_id: str, *, stdin: bytes | None) -> AbstractAsyncContextManager[Attachment]:
+        """Start a prepared command and attach to it. Raises CommandFailed (its program cannot be started)."""
+
+    @abstractmethod
+    async def inspect_exec(self, exec_id: str) -> ExecState:
+        """Say how a command stands. Raises NotFound."""
+
+    @abstractmethod
+    async def end_exec(self, container: str, exec_id: str) -> bool:
+        """Kill a command and what it started; False when that cannot be done here. Raises NotFound."""
+
+    @abstractmethod
+    async def stat_path(self, container: str, path: str) -> PathStat:
+        """Look at a path inside a container, running or not. Raises NotFound."""
+
+    @abstractmethod
+    async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
+        """Stream a path of a container as a tar to `sink`, which runs in a thread; return what it returns.
+
+        Raises NotFound, and what `sink` raises.
+        """
+
+    @abstractmethod
+    async def write_archive(self, container: str, folder: str, source: Callable[[], Iterator[bytes]]) -> None:
+        """Unpack a tar, made while it is sent, into a folder of a container. Raises NotFound, Conflict (read-only)."""
 
     @abstractmethod
     async def kill_container(self, container: str, signal: str) -> None:
@@ -117,6 +179,22 @@ class Engine(ABC):
     @abstractmethod
     async def inspect_image(self, image: str) -> ImageState:
         """Look at one image. Raises NotFound."""
+
+    @abstractmethod
+    async def image_details(self, image: str) -> ImageDetails:
+        """Look at an image and its layers. Raises NotFound."""
+
+    @abstractmethod
+    async def list_images(self) -> list[ImageRow]:
+        """List images in one request, untagged ones that no other is built on included."""
+
+    @abstractmethod
+    async def image_users(self) -> dict[str, list[str]]:
+        """Return the names of the containers made of each image, by image id, in one request."""
+
+    @abstractmethod
+    async def tag_image(self, source: str, target: str) -> None:
+        """Give an image another name. Raises NotFound."""
 
     @abstractmethod
     async def list_image_names(self) -> list[str]:

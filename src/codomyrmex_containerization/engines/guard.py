@@ -1,8 +1,8 @@
 """Is the finished specification allowed, and whose is what it creates? The guard round every engine.
 
-It sees each specification after everything else was decided, judges it by the policy, writes the ownership labels, and tells the ledger what
-came to be. Host paths are resolved here, handed on resolved, and looked at again between create and start; what an attacker changes after
-that moment and before the engine's own mount is not seen (documented in SECURITY.md).
+It sees each specification after everything else was decided, judges it by the policy, writes the ownership labels and
+tells the ledger what came to be. Host paths are resolved here, handed on resolved, and looked at again between create
+and start; what an attacker changes after that moment and before the engine's own mount is not seen (see SECURITY.md).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from codomyrmex_containerization import errors, policy
+from codomyrmex_containerization import errors, policy, redact
 from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.models.container import (
     ContainerRow,
@@ -25,12 +25,21 @@ from codomyrmex_containerization.models.container import (
     Mount,
     OutputFrame,
 )
+from codomyrmex_containerization.models.details import (
+    ContainerDetails,
+    ExecSpec,
+    ExecState,
+    ImageDetails,
+    ImageRow,
+    PathStat,
+)
 from codomyrmex_containerization.models.engine import EngineInfo
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.usage import Usage
 
 ObjectKind = Literal["container", "image"]
+T = TypeVar("T")
 
 LABEL_HOST = policy.LABEL_PREFIX + "host"
 LABEL_RUN = policy.LABEL_PREFIX + "run"
@@ -90,6 +99,16 @@ class PathRules:
         policy.judge_path(resolved, allowed=self.allowed, named=self.named, protected=self.protected, purpose=purpose)
         return resolved
 
+    def resolve_new(self, path: Path, *, purpose: str) -> Path:
+        """Return a path that may not exist yet, the links of its folder resolved. Raises InvalidArgument, Refused."""
+        try:
+            folder = Path(os.path.realpath(path.parent, strict=True))
+        except (OSError, ValueError) as error:
+            raise errors.InvalidArgument(f"The folder {path.parent} does not exist.", hint="create it first") from error
+        resolved = folder / path.name
+        policy.judge_path(resolved, allowed=self.allowed, named=self.named, protected=self.protected, purpose=purpose)
+        return resolved
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -101,8 +120,17 @@ class _Seen:
 class GuardedEngine(base.Engine):
     """An engine that does only what the policy allows and labels what it makes."""
 
-    def __init__(self, engine: base.Engine, *, rules: PolicySettings, paths: PathRules, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        engine: base.Engine,
+        *,
+        rules: PolicySettings,
+        paths: PathRules,
+        ledger: Ledger,
+        redactor: redact.Redactor,
+    ) -> None:
         self._engine = engine
+        self._redactor = redactor
         self._rules = rules
         self._paths = paths
         self._ledger = ledger
@@ -118,10 +146,20 @@ class GuardedEngine(base.Engine):
         return await self._engine.info(deadline_seconds=deadline_seconds)
 
     async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
-        return await self._engine.list_containers(all=all, labels=labels)
+        rows = await self._engine.list_containers(all=all, labels=labels)
+        for row in rows:
+            self._redactor.learn_named(row.labels)
+        return rows
 
     async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
-        return await self._engine.inspect_container(container, size=size)
+        state = await self._engine.inspect_container(container, size=size)
+        self._learn(state.env, state.labels)
+        return state
+
+    async def container_details(self, container: str) -> ContainerDetails:
+        details = await self._engine.container_details(container)
+        self._learn(details.state.env, details.state.labels)
+        return details
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
@@ -147,6 +185,46 @@ class GuardedEngine(base.Engine):
     async def wait_container(self, container: str) -> int:
         return await self._engine.wait_container(container)
 
+    async def stop_container(self, container: str, *, timeout_seconds: float) -> None:
+        await self._engine.stop_container(container, timeout_seconds=timeout_seconds)
+
+    async def restart_container(self, container: str, *, timeout_seconds: float) -> None:
+        await self._engine.restart_container(container, timeout_seconds=timeout_seconds)
+
+    async def pause_container(self, container: str) -> None:
+        await self._engine.pause_container(container)
+
+    async def unpause_container(self, container: str) -> None:
+        await self._engine.unpause_container(container)
+
+    async def create_exec(self, container: str, spec: ExecSpec) -> str:
+        self._redactor.learn_named(spec.env)
+        return await self._engine.create_exec(container, spec)
+
+    def start_exec(self, exec_id: str, *, stdin: bytes | None) -> AbstractAsyncContextManager[base.Attachment]:
+        return self._engine.start_exec(exec_id, stdin=stdin)
+
+    async def inspect_exec(self, exec_id: str) -> ExecState:
+        return await self._engine.inspect_exec(exec_id)
+
+    async def end_exec(self, container: str, exec_id: str) -> bool:
+        return await self._engine.end_exec(container, exec_id)
+
+    async def stat_path(self, container: str, path: str) -> PathStat:
+        return await self._engine.stat_path(container, path)
+
+    async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
+        return await self._engine.read_archive(container, path, sink)
+
+    async def write_archive(self, container: str, folder: str, source: Callable[[], Iterator[bytes]]) -> None:
+        await self._engine.write_archive(container, folder, source)
+
+    def judge_foreign(self, state: ContainerState) -> None:
+        """Refuse to write to a container of others that the policy would not let us create. Raises Refused."""
+        if self._ledger.owns("container", self.name, state.id):
+            return
+        policy.judge_foreign(state, self._rules)
+
     async def kill_container(self, container: str, signal: str) -> None:
         await self._engine.kill_container(container, signal)
 
@@ -170,7 +248,26 @@ class GuardedEngine(base.Engine):
         return await self._engine.usage(ids)
 
     async def inspect_image(self, image: str) -> ImageState:
-        return await self._engine.inspect_image(image)
+        state = await self._engine.inspect_image(image)
+        self._learn(state.env, state.labels)
+        return state
+
+    async def image_details(self, image: str) -> ImageDetails:
+        details = await self._engine.image_details(image)
+        self._learn(details.env, details.labels)
+        return details
+
+    async def list_images(self) -> list[ImageRow]:
+        rows = await self._engine.list_images()
+        for row in rows:
+            self._redactor.learn_named(row.labels)
+        return rows
+
+    async def image_users(self) -> dict[str, list[str]]:
+        return await self._engine.image_users()
+
+    async def tag_image(self, source: str, target: str) -> None:
+        await self._engine.tag_image(source, target)
 
     async def list_image_names(self) -> list[str]:
         return await self._engine.list_image_names()
@@ -192,6 +289,8 @@ class GuardedEngine(base.Engine):
     ) -> AbstractAsyncContextManager[AsyncIterator[BuildEvent]]:
         """Judge and label a build whose paths `resolve_build` has resolved already."""
         policy.judge_build(spec, self._rules)
+        self._redactor.learn_named({**spec.build_args, **spec.labels})
+        self._redactor.learn_arguments(spec.dockerfile_text)
         labels = {**spec.labels, LABEL_HOST: self._ledger.host}
         return self._engine.build_image(replace(spec, labels=labels), context=context, dockerfile_name=dockerfile_name)
 
@@ -214,11 +313,20 @@ class GuardedEngine(base.Engine):
         """Resolve and judge a host path that is read or mounted here. Raises InvalidArgument, Refused."""
         return self._paths.resolve(path, purpose=purpose)
 
+    def resolve_new_path(self, path: Path, *, purpose: str) -> Path:
+        """Resolve and judge a host path that is going to be written. Raises InvalidArgument, Refused."""
+        return self._paths.resolve_new(path, purpose=purpose)
+
     async def aclose(self) -> None:
         await self._engine.aclose()
 
     def _labels(self, lifetime: Lifetime) -> Mapping[str, str]:
         return {LABEL_HOST: self._ledger.host, LABEL_RUN: self._ledger.run, LABEL_LIFETIME: lifetime, LABEL_EXPIRES: ""}
+
+    def _learn(self, env: Sequence[str], labels: Mapping[str, str]) -> None:
+        """Have the secrets that an object carries masked from now on, wherever they turn up."""
+        self._redactor.learn_named(dict(entry.split("=", 1) for entry in env if "=" in entry))
+        self._redactor.learn_named(labels)
 
     def _resolve_mounts(self, mounts: Sequence[Mount]) -> tuple[tuple[Mount, ...], list[_Seen]]:
         resolved, seen = [], []

@@ -30,7 +30,7 @@ _CONFIRM_SCHEMA: dict[str, Any] = {
     "properties": {"confirm": {"type": "boolean", "title": "Yes, do it", "default": False}},
     "required": ["confirm"],
 }
-_TOKEN_SCHEMA = {"type": "string", "description": "From a confirmation_required answer, once the user has agreed"}
+_TOKEN_SCHEMA = {"type": "string", "description": "From confirmation_required, once the user agreed"}
 
 
 def make_server(dispatcher: Dispatcher, *, version: str, instructions: str, output_schemas: bool) -> Server[Any]:
@@ -63,7 +63,7 @@ def make_server(dispatcher: Dispatcher, *, version: str, instructions: str, outp
 def tool(spec: ToolSpec, *, output_schema: bool) -> types.Tool:
     """Return a tool as tools/list shows it; all five annotations are set."""
     schema = spec.input_schema()
-    if spec.destructive:
+    if spec.plan is not None:
         schema["properties"][gate.CONFIRM] = _TOKEN_SCHEMA
     return types.Tool(
         name=spec.name,
@@ -90,14 +90,14 @@ def instructions(offered: Mapping[str, ToolSpec]) -> str:
         )
     if "container_run" in offered:
         lines.append(
-            "container_run waits for the end and removes the container; detach=true leaves it running, then container_list and container_logs show it."
+            "container_run waits for the end and removes the container; detach=true leaves it running: see container_logs."
         )
         lines.append(
             "Ports are published on 127.0.0.1; host paths must lie under the allowed paths that container_runtime_status names."
         )
     if any(spec.destructive for spec in offered.values()):
         lines.append(
-            "A destructive call on what this server did not create answers confirmation_required: ask the user, then repeat it with confirm_token."
+            "A destructive call on others' objects answers confirmation_required: ask the user, then repeat it with confirm_token."
         )
     lines.append("Errors say what to do next. Secrets are shown as ***. Answers that were cut say how to get the rest.")
     return "\n".join(lines)

@@ -99,7 +99,7 @@ def duration(value: str | float | None, *, name: str) -> float | None:
     """Return seconds of `30`, `30s`, `5m`, `500ms`."""
     if value is None or isinstance(value, int | float):
         return float(value) if value is not None else None
-    match = _DURATION.match(value)
+    match = _DURATION.match(value if not re.fullmatch(r"\d+(?:\.\d+)?", value) else f"{value}s")
     if match is None:
         raise errors.InvalidArgument(f"{name} = {value!r} is no duration.", hint="write seconds, or 500ms, 30s, 5m, 2h")
     return float(match[1]) * _UNIT_SECONDS[match[2]]

@@ -68,7 +68,8 @@ def _engine_lines(engine: EngineStatus) -> list[str]:
         return [f"{engine.name}{mark}: not available{where}: {engine.reason}", f"  Next: {engine.remedy}"]
     return [
         f"{engine.name}{mark}: {engine.version} (API {engine.api_version}){where}",
-        f"  {'rootless, ' if engine.rootless else ''}cgroup v{engine.cgroup_version}, storage {engine.storage_driver}, builds by {engine.builder}",
+        f"  {'rootless, ' if engine.rootless else ''}cgroup v{engine.cgroup_version}, storage {engine.storage_driver}, "
+        f"builds by {engine.builder}",
         f"  {engine.containers_running} of {engine.containers} containers running, {engine.images} images",
     ]
 
@@ -91,9 +92,10 @@ class BuildAnswer(Answer):
 
     def text(self) -> str:
         cached = f", {self.cached_steps} cached" if self.cached_steps else ""
+        short = self.image_id.removeprefix("sha256:")[:12]
+        size = f"{sizes.show(self.size_bytes)}, {self.layers} layers"
         lines = [
-            f"built {self.image} ({self.image_id.removeprefix('sha256:')[:12]}): {sizes.show(self.size_bytes)}, {self.layers} layers, "
-            f"{self.steps} steps{cached}, {self.seconds:.1f} s, {self.builder}"
+            f"built {self.image} ({short}): {size}, {self.steps} steps{cached}, {self.seconds:.1f} s, {self.builder}"
         ]
         lines += [f"warning: {one}" for one in self.warnings]
         return "\n".join([*lines, *self.log])
@@ -143,7 +145,7 @@ class ContainerListAnswer(Answer):
         lines = [table(header, [_list_cells(row, show_engine=len(engines) > 1) for row in self.containers])]
         if self.next_cursor is not None:
             lines.append(
-                f"{len(self.containers)} of {self.total} shown; the rest: container_list with the same arguments and cursor={self.next_cursor!r}"
+                f"{len(self.containers)} of {self.total} shown; next: the same arguments with cursor={self.next_cursor!r}"
             )
         return "\n".join(lines)
 

@@ -77,11 +77,13 @@ def mcp_tool(
     plan: PlanFunction | None = None,
     deadline: Callable[[Mapping[str, Any]], float] = lambda arguments: 60.0,
     effect: Callable[[Mapping[str, Any]], Effect] | None = None,
+    toolset: str | None = None,
 ) -> Callable[[F], F]:
     """Mark an async function `(context, *, arguments...) -> answer` as a tool; it stays directly callable.
 
-    The tool's name is the function's, its toolset the module's, its description the docstring. `plan` says what a destructive call would
-    do (None: nothing that needs a confirmation), `deadline` how many seconds a call may take.
+    The tool's name is the function's, its toolset the module's (or `toolset`) and its description the docstring.
+    `plan` says what a destructive call would do (None: nothing that needs a confirmation), `deadline` how many seconds
+    a call may take, `effect` what a call does when that depends on its arguments.
     """
 
     def mark(function: F) -> F:
@@ -91,7 +93,7 @@ def mcp_tool(
             name=function.__name__,
             title=title,
             description=description,
-            toolset=function.__module__.rpartition(".")[2],
+            toolset=toolset or function.__module__.rpartition(".")[2],
             essential=essential,
             read_only=read_only,
             destructive=destructive,
@@ -138,7 +140,9 @@ def _compact(node: Any, definitions: Mapping[str, Any], descriptions: bool, *, i
     return {
         key: _compact(value, definitions, descriptions, is_properties=key == "properties")
         for key, value in node.items()
-        if key != "title" and not (key == "default" and value in (None, False)) and (descriptions or key != "description")
+        if key != "title"
+        and not (key == "default" and value in (None, False))
+        and (descriptions or key != "description")
     }
 
 
@@ -150,7 +154,7 @@ def _arguments_model(function: Callable[..., object], hints: Mapping[str, Any]) 
         field = f"{name}_" if hasattr(BaseModel, name) else name
         fields[field] = (hints[name], Field(default, alias=name) if field != name else default)
     title = "".join(part.title() for part in function.__name__.split("_")) + "Arguments"
-    return create_model(title, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    return create_model(title, __config__=ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True), **fields)
 
 
 def _upstream_metadata(spec: ToolSpec, module: str) -> dict[str, Any]:

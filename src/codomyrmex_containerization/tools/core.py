@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +28,8 @@ from codomyrmex_containerization.tools import _arguments as arguments
 from codomyrmex_containerization.tools import _core_answers as answers
 from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
-Engine = Annotated[str | None, Field(description="Engine, if not the default one", max_length=64)]
-Container = Annotated[str, Field(description="Name, id or short id", min_length=1, max_length=256)]
+Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 
 _NOT_SET_UP = "not set up"
 _PULL_SECONDS = 600.0
@@ -38,24 +39,24 @@ _FIRST_LINES_SECONDS = 5.0
 class HealthcheckArgument(BaseModel):
     """The command that tells whether the container is well."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     command: Annotated[str | list[str], Field(description="A string runs in the container's shell", max_length=10_000)]
-    interval: Annotated[str | float | None, Field(description="Seconds, or 30s, 5m")] = None
-    timeout: Annotated[str | float | None, Field(description="As interval")] = None
+    interval: Annotated[str | None, Field(description="Seconds, or 30s, 5m")] = None
+    timeout: Annotated[str | None, Field(description="As interval")] = None
     retries: Annotated[int | None, Field(description="Failures until unhealthy", ge=1, le=1000)] = None
-    start_period: Annotated[str | float | None, Field(description="Grace at the start")] = None
+    start_period: Annotated[str | None, Field(description="Grace at the start")] = None
 
 
 class LimitsArgument(BaseModel):
     """Less common limits."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
-    memory_reservation: Annotated[str | int | None, Field(description="As memory")] = None
+    memory_reservation: Annotated[str | None, Field(description="As memory")] = None
     cpu_shares: Annotated[int | None, Field(description="Weight, 1024 is normal", ge=2, le=262144)] = None
-    ulimits: Annotated[dict[str, int | str] | None, Field(description="nofile: 1024 or '1024:2048'", max_length=20)] = None
-    shm_size: Annotated[str | int | None, Field(description="As memory")] = None
+    ulimits: Annotated[dict[str, str] | None, Field(description="nofile: 1024 or '1024:2048'", max_length=20)] = None
+    shm_size: Annotated[str | None, Field(description="As memory")] = None
 
 
 @mcp_tool(title="Containers: runtime status", read_only=True, idempotent=True, deadline=lambda _: 10.0)
@@ -91,13 +92,17 @@ async def container_runtime_status(ctx: Context, *, engine: Engine = None) -> an
 async def container_build(
     ctx: Context,
     *,
-    image_name: Annotated[str, Field(description="Repository, e.g. shop/web", min_length=1, max_length=512)],
-    dockerfile_path: Annotated[str, Field(description="Folder (it is the context) or Dockerfile", max_length=4096)] = ".",
+    image_name: Annotated[str, Field(description="Repository, e.g. shop/web", max_length=512)],
+    dockerfile_path: Annotated[
+        str, Field(description="Folder (it is the context) or Dockerfile", max_length=4096)
+    ] = ".",
     tag: Annotated[str, Field(description="Tag of the image", max_length=128)] = "latest",
-    context: Annotated[str | None, Field(description="Context folder, if not the Dockerfile's", max_length=4096)] = None,
+    context: Annotated[
+        str | None, Field(description="Context folder, if not the Dockerfile's", max_length=4096)
+    ] = None,
     dockerfile_text: Annotated[
         str | None,
-        Field(description="The Dockerfile itself, instead of a path; COPY then needs context", max_length=1_000_000),
+        Field(description="The Dockerfile itself; COPY then needs context", max_length=1_000_000),
     ] = None,
     target: Annotated[str | None, Field(description="Stage to build", max_length=128)] = None,
     build_args: Annotated[dict[str, str] | None, Field(description="Values of ARG", max_length=200)] = None,
@@ -106,7 +111,8 @@ async def container_build(
     no_cache: Annotated[bool, Field(description="Run every step anew")] = False,
     pull: Annotated[bool, Field(description="Fetch newer base images")] = False,
     secrets: Annotated[
-        dict[str, str] | None, Field(description="id: env:NAME or file:PATH, for RUN --mount=type=secret", max_length=50)
+        dict[str, str] | None,
+        Field(description="id: env:NAME or file:PATH", max_length=50),
     ] = None,
     timeout_seconds: Annotated[float, Field(description="Then the build is stopped", ge=1, le=7200)] = 1200,
     engine: Engine = None,
@@ -122,9 +128,9 @@ async def container_build(
         )
     request = images.BuildRequest(
         reference=str(name),
-        dockerfile=Path(dockerfile_path).expanduser(),
+        dockerfile=_home_path(dockerfile_path),
         text=dockerfile_text,
-        context=Path(context).expanduser() if context is not None else None,
+        context=_home_path(context) if context is not None else None,
         target=arguments.word(target, name="target"),
         build_args=arguments.env(build_args or {}),
         labels=labels or {},
@@ -189,17 +195,17 @@ def _run_deadline(given: Mapping[str, Any]) -> float:
 async def container_run(
     ctx: Context,
     *,
-    image: Annotated[str, Field(description="Reference or id", min_length=1, max_length=512)],
+    image: Annotated[str, Field(description="Reference or id", max_length=512)],
     command: Annotated[
         list[str] | str | None,
-        Field(description="A string is split, not run by a shell; for one: ['sh','-c',...]", max_length=100_000),
+        Field(description="A string is split, not run by a shell", max_length=100_000),
     ] = None,
     name: Annotated[
         str | None, Field(description="Name of the container", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
     ] = None,
     env: Annotated[dict[str, str] | None, Field(description="Environment variables", max_length=500)] = None,
     ports: Annotated[
-        list[str | int] | None,
+        list[str] | None,
         Field(description="'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1", max_length=100),
     ] = None,
     mounts: Annotated[
@@ -222,7 +228,7 @@ async def container_run(
     read_only_rootfs: Annotated[bool, Field(description="Root file system read-only")] = False,
     cap_drop: Annotated[list[str] | None, Field(description="Capabilities to drop, or ALL", max_length=64)] = None,
     cap_add: Annotated[list[str] | None, Field(description="Capabilities to add", max_length=64)] = None,
-    privileged: Annotated[bool, Field(description="Off unless the policy allows it")] = False,
+    privileged: Annotated[bool, Field(description="If the policy allows it")] = False,
     restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]", max_length=32)] = "no",
     healthcheck: Annotated[HealthcheckArgument | None, Field(description="How to tell that it is well")] = None,
     labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
@@ -296,7 +302,7 @@ async def container_logs(
     until: Annotated[str | None, Field(description="As since", max_length=64)] = None,
     grep: Annotated[
         str | None,
-        Field(description="Only lines with this text, any case; 'a|b' finds either", min_length=1, max_length=500),
+        Field(description="Only lines with this text, any case; 'a|b' finds either", max_length=500),
     ] = None,
     stream: Annotated[Stream | None, Field(description="Only this stream")] = None,
     timestamps: Annotated[bool, Field(description="Show each line's time")] = False,
@@ -345,6 +351,10 @@ async def container_remove(
     removal = await containers.plan_removal(chosen, container, force=force, volumes=volumes)
     await containers.remove(chosen, removal.state.id, force=force, volumes=volumes)
     return answers.RemoveAnswer(id=removal.state.id[:12], name=removal.state.name, removed=list(removal.lost))
+
+
+def _home_path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
 
 
 def _engine_status(probe: EngineProbe, *, default: bool) -> answers.EngineStatus:

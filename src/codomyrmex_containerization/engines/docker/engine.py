@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codomyrmex_containerization import errors, threads
-from codomyrmex_containerization.engines import base, cgroups
+from codomyrmex_containerization.engines import base, cgroups, processes
 from codomyrmex_containerization.engines.docker import buildkit, classic, shapes, streams
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.models.container import ContainerRow, ContainerSpec, ContainerState, OutputFrame
+from codomyrmex_containerization.models.details import (
+    ContainerDetails,
+    ExecSpec,
+    ExecState,
+    ImageDetails,
+    ImageRow,
+    PathStat,
+)
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.usage import Usage
@@ -26,6 +35,7 @@ _REMOVE_SECONDS = 60.0
 _START_SECONDS = 120.0
 _STATS_SECONDS = 10.0
 _POOL_SIZE = 32
+_COPY_CHUNK_BYTES = 1024 * 1024
 
 
 class DockerEngine(base.Engine):
@@ -77,6 +87,15 @@ class DockerEngine(base.Engine):
         raw = await self._call(ask, f"inspecting {container}", subject=f"container {container!r}")
         return shapes.container_state(raw, engine=self.name)
 
+    async def container_details(self, container: str) -> ContainerDetails:
+        """One GET /containers/NAME/json."""
+        raw = await self._call(
+            lambda: self._client().inspect_container(container),
+            f"inspecting {container}",
+            subject=f"container {container!r}",
+        )
+        return shapes.container_details(raw, engine=self.name)
+
     async def create_container(self, spec: ContainerSpec) -> str:
         """One POST /containers/create."""
         body = shapes.create_body(spec)
@@ -106,16 +125,27 @@ class DockerEngine(base.Engine):
             client = self._client()
             headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
             url = client._url("/containers/{0}/attach", container)
-            response = client.post(
-                url, None, params=params, stream=True, headers=headers, timeout=self._timeout_seconds
-            )
-            client._raise_for_status(response)
+            return client.post(url, None, params=params, stream=True, headers=headers, timeout=self._timeout_seconds)
+
+        what = f"attaching to {container}"
+        async with self._attached(attach, what, f"container {container!r}", stdin) as attachment:
+            yield attachment
+
+    @asynccontextmanager
+    async def _attached(
+        self, open_connection: Callable[[], Any], what: str, subject: str, stdin: bytes | None
+    ) -> AsyncIterator[base.Attachment]:
+        """Open a connection that output comes from and stdin goes to; it is closed when the block ends."""
+
+        def connect() -> Any:
+            response = open_connection()
+            self._client()._raise_for_status(response)
             sock = streams.raw_socket(response)
             if sock is not None:
                 sock.settimeout(None)
             return response
 
-        response = await self._call(attach, f"attaching to {container}", subject=f"container {container!r}")
+        response = await self._call(connect, what, subject=subject)
         sock = streams.raw_socket(response)
         if sock is None:
             streams.release(response)
@@ -157,6 +187,146 @@ class DockerEngine(base.Engine):
             wait, f"waiting for {container}", subject=f"container {container!r}", deadline_seconds=None
         )
         return int(answer.get("StatusCode", -1))
+
+    async def stop_container(self, container: str, *, timeout_seconds: float) -> None:
+        """POST /containers/ID/stop."""
+        await self._control("stop", container, {"t": math.ceil(timeout_seconds)}, timeout_seconds)
+
+    async def restart_container(self, container: str, *, timeout_seconds: float) -> None:
+        """POST /containers/ID/restart."""
+        await self._control("restart", container, {"t": math.ceil(timeout_seconds)}, timeout_seconds + _START_SECONDS)
+
+    async def pause_container(self, container: str) -> None:
+        """POST /containers/ID/pause."""
+        await self._control("pause", container, {}, 0)
+
+    async def unpause_container(self, container: str) -> None:
+        """POST /containers/ID/unpause."""
+        await self._control("unpause", container, {}, 0)
+
+    async def _control(self, action: str, container: str, params: dict[str, int], more_seconds: float) -> None:
+        limit = self._timeout_seconds + more_seconds
+
+        def ask() -> None:
+            client = self._client()
+            url = client._url("/containers/{0}/" + action, container)
+            client._raise_for_status(client.post(url, params=params, timeout=limit))
+
+        what = f"{action} of {container}"
+        await self._call(ask, what, subject=f"container {container!r}", deadline_seconds=limit)
+
+    async def create_exec(self, container: str, spec: ExecSpec) -> str:
+        """POST /containers/ID/exec."""
+        body = shapes.exec_body(spec)
+
+        def ask() -> Any:
+            client = self._client()
+            return client._result(client._post_json(client._url("/containers/{0}/exec", container), data=body), True)
+
+        made = await self._call(ask, f"preparing a command in {container}", subject=f"container {container!r}")
+        return str(made["Id"])
+
+    @asynccontextmanager
+    async def start_exec(self, exec_id: str, *, stdin: bytes | None) -> AsyncIterator[base.Attachment]:
+        """POST /exec/ID/start."""
+
+        def start() -> Any:
+            client = self._client()
+            headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+            url = client._url("/exec/{0}/start", exec_id)
+            return client._post_json(url, data={"Tty": False, "Detach": False}, headers=headers, stream=True)
+
+        async with self._attached(start, "running the command", "", stdin) as attachment:
+            yield attachment
+
+    async def inspect_exec(self, exec_id: str) -> ExecState:
+        """GET /exec/ID/json."""
+        raw = await self._call(lambda: self._client().exec_inspect(exec_id), "looking at the command")
+        return shapes.exec_state(raw)
+
+    async def end_exec(self, container: str, exec_id: str) -> bool:
+        """Kill the process from this host, since the Engine API cannot; else with a `kill` inside the container."""
+        state = await self.inspect_exec(exec_id)
+        if not state.running:
+            return True
+        if not self.is_local or not state.pid:
+            return False
+        inside = processes.inner_pid(state.pid, container)
+        if await threads.run(
+            lambda: processes.end_tree(state.pid, container),
+            deadline_seconds=self._timeout_seconds,
+            what="ending the command",
+        ):
+            return True
+        return inside is not None and await self._kill_inside(container, inside)
+
+    async def _kill_inside(self, container: str, pid: int) -> bool:
+        # The command leads a session of its own; `-PID` reaches its process group.
+        for target in (f"-{pid}", str(pid)):
+            spec = ExecSpec(("kill", "-s", "KILL", "--", target), {}, user="0")
+            killer = await self.create_exec(container, spec)
+            async with self.start_exec(killer, stdin=None) as attachment:
+                async for _ in attachment.frames():
+                    pass
+            if (await self.inspect_exec(killer)).exit_code == 0:
+                return True
+        return False
+
+    async def stat_path(self, container: str, path: str) -> PathStat:
+        """HEAD /containers/ID/archive."""
+
+        def ask() -> Any:
+            client = self._client()
+            url = client._url("/containers/{0}/archive", container)
+            response = client.head(url, params={"path": path}, timeout=self._timeout_seconds)
+            if response.status_code == 404:
+                raise errors.NotFound(
+                    f"There is no {path} in container {container[:12]}.", hint="check the path inside the container"
+                )
+            client._raise_for_status(response)
+            return response.headers.get("X-Docker-Container-Path-Stat")
+
+        return shapes.path_stat(await self._call(ask, f"looking at {path}", subject=f"container {container!r}"))
+
+    async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
+        """GET /containers/ID/archive."""
+        held: list[Any] = []
+
+        def ask() -> T:
+            client = self._client()
+            url = client._url("/containers/{0}/archive", container)
+            response = client._get(url, params={"path": path}, stream=True)
+            held.append(response)
+            client._raise_for_status(response)
+            return sink(response.iter_content(_COPY_CHUNK_BYTES))
+
+        try:
+            return await self._call(ask, f"copying {path}", subject=f"container {container!r}", deadline_seconds=None)
+        finally:
+            for response in held:
+                streams.release(response)
+
+    async def write_archive(self, container: str, folder: str, source: Callable[[], Iterator[bytes]]) -> None:
+        """PUT /containers/ID/archive."""
+        stopped = False
+
+        def pieces() -> Iterator[bytes]:
+            for piece in source():
+                if stopped:
+                    raise errors.Cancelled("The copy was stopped.")
+                yield piece
+
+        def ask() -> None:
+            client = self._client()
+            url = client._url("/containers/{0}/archive", container)
+            params = {"path": folder, "noOverwriteDirNonDir": "1"}
+            response = client.put(url, params=params, data=pieces(), timeout=(self._timeout_seconds, None))
+            client._raise_for_status(response)
+
+        try:
+            await self._call(ask, f"copying to {folder}", subject=f"container {container!r}", deadline_seconds=None)
+        finally:
+            stopped = True
 
     async def kill_container(self, container: str, signal: str) -> None:
         """POST /containers/ID/kill."""
@@ -248,6 +418,40 @@ class DockerEngine(base.Engine):
             lambda: self._client().inspect_image(image), f"inspecting image {image}", subject=f"image {image!r}"
         )
         return shapes.image_state(raw)
+
+    async def image_details(self, image: str) -> ImageDetails:
+        """GET /images/NAME/json and GET /images/NAME/history, side by side."""
+        subject = f"image {image!r}"
+        found: dict[str, Any] = {}
+
+        async def ask(key: str, function: Callable[[], Any]) -> None:
+            found[key] = await self._call(function, f"inspecting image {image}", subject=subject)
+
+        async with threads.task_group() as tasks:
+            tasks.start_soon(ask, "image", lambda: self._client().inspect_image(image))
+            tasks.start_soon(ask, "history", lambda: self._client().history(image))
+        return shapes.image_details(found["image"], found["history"])
+
+    async def list_images(self) -> list[ImageRow]:
+        """One GET /images/json."""
+        rows = await self._call(lambda: self._client().images(), "listing images")
+        return [shapes.image_row(row, engine=self.name) for row in rows]
+
+    async def image_users(self) -> dict[str, list[str]]:
+        """One GET /containers/json."""
+        rows = await self._call(lambda: self._client().containers(all=True), "listing containers")
+        users: dict[str, list[str]] = {}
+        for row in rows:
+            names = row.get("Names") or [str(row["Id"])[:12]]
+            users.setdefault(str(row.get("ImageID") or ""), []).append(str(names[0]).lstrip("/"))
+        return users
+
+    async def tag_image(self, source: str, target: str) -> None:
+        """POST /images/NAME/tag."""
+        name, _, tag = target.rpartition(":")
+        await self._call(
+            lambda: self._client().tag(source, name, tag, force=True), f"tagging {source}", subject=f"image {source!r}"
+        )
 
     async def list_image_names(self) -> list[str]:
         """The tags of GET /images/json."""

@@ -13,6 +13,7 @@ from codomyrmex_containerization import errors
 
 _NO_SUCH = re.compile(r"no such (container|image|network|volume|exec instance)", re.IGNORECASE)
 _LONGEST_EXPLANATION = 600
+_LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 Make = Callable[[str], errors.ContainerizationError]
 
@@ -74,6 +75,18 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
         ),
     ),
     (re.compile(r"network .* not found"), _make(errors.NotFound, "check the network's name")),
+    (
+        re.compile(r"is not running|is not paused|is already paused|is paused|is restarting"),
+        _make(errors.Conflict, "look at its state with container_inspect; container_control changes it"),
+    ),
+    (
+        re.compile(r"could not find the file|no such file or directory|not a directory"),
+        _make(errors.NotFound, "check the path inside the container"),
+    ),
+    (
+        re.compile(r"marked read-only"),
+        _make(errors.Conflict, "that place is read-only: copy to one of the container's writable folders or mounts"),
+    ),
     (re.compile(r"no space left on device"), _make(errors.EngineUnavailable, "free disk space on the engine's host")),
 )
 
@@ -117,13 +130,14 @@ def unavailable(error: BaseException | None, *, engine: str, what: str) -> error
 
 def explanation(text: str) -> str:
     """Shorten what the daemon said to one line."""
-    line = " ".join(text.split())
+    line = _LONG_ID.sub(r"\1", " ".join(text.split()))
     return line if len(line) <= _LONGEST_EXPLANATION else line[:_LONGEST_EXPLANATION] + "..."
 
 
 def from_message(text: str, *, engine: str, what: str, status: int | None = None) -> errors.ContainerizationError:
     """Return our error for a message of the daemon (an HTTP body or an error line inside a stream)."""
-    said = f"{engine} says, while {what}: {explanation(text)}"
+    doing = _LONG_ID.sub(r"\1", what)
+    said = f"{engine} says, while {doing}: {explanation(text)}"
     lowered = text.lower().strip()
     for pattern, make in _SAID:
         if pattern.search(lowered):

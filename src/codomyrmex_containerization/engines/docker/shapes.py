@@ -5,6 +5,8 @@ Source: https://docs.docker.com/reference/api/engine/ (v1.40 and later; newer fi
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +26,20 @@ from codomyrmex_containerization.models.container import (
     MountPoint,
     PortMapping,
     Protocol,
+    RestartName,
+    RestartPolicy,
+    Ulimit,
+)
+from codomyrmex_containerization.models.details import (
+    ContainerDetails,
+    ExecSpec,
+    ExecState,
+    ImageDetails,
+    ImageRow,
+    Layer,
+    NetworkAttachment,
+    PathStat,
+    SecurityOptions,
 )
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.image import ImageState
@@ -144,6 +160,172 @@ def engine_info(raw: Json, *, engine: str, api_version: str, endpoint: Endpoint,
         containers_running=int(raw.get("ContainersRunning") or 0),
         images=int(raw.get("Images") or 0),
         builder=builder,
+    )
+
+
+def container_details(raw: Json, *, engine: str) -> ContainerDetails:
+    """Make details of GET /containers/ID/json."""
+    config, host, state = raw.get("Config") or {}, raw.get("HostConfig") or {}, raw.get("State") or {}
+    checks = (state.get("Health") or {}).get("Log") or ()
+    restart = host.get("RestartPolicy") or {}
+    options = [str(one) for one in host.get("SecurityOpt") or ()]
+    return ContainerDetails(
+        state=container_state(raw, engine=engine),
+        entrypoint=_words(config.get("Entrypoint")),
+        command=_words(config.get("Cmd")),
+        workdir=config.get("WorkingDir") or "",
+        hostname=config.get("Hostname") or "",
+        pid=int(state.get("Pid") or 0),
+        restart=RestartPolicy(
+            cast("RestartName", restart.get("Name") or "no"), int(restart.get("MaximumRetryCount") or 0)
+        ),
+        restart_count=int(raw.get("RestartCount") or 0),
+        healthcheck=_read_healthcheck(config.get("Healthcheck")),
+        health_failures=int((state.get("Health") or {}).get("FailingStreak") or 0),
+        health_output=str(checks[-1].get("Output") or "") if checks else "",
+        networks=tuple(
+            NetworkAttachment(
+                name, one.get("IPAddress") or "", one.get("Gateway") or "", tuple(one.get("Aliases") or ())
+            )
+            for name, one in ((raw.get("NetworkSettings") or {}).get("Networks") or {}).items()
+        ),
+        limits=_read_limits(host),
+        security=SecurityOptions(
+            user=config.get("User") or "",
+            privileged=bool(host.get("Privileged")),
+            cap_add=tuple(host.get("CapAdd") or ()),
+            cap_drop=tuple(host.get("CapDrop") or ()),
+            seccomp=_security_option(options, "seccomp") or ("unconfined" if host.get("Privileged") else "default"),
+            apparmor=_security_option(options, "apparmor") or str(raw.get("AppArmorProfile") or ""),
+            read_only_rootfs=bool(host.get("ReadonlyRootfs")),
+            no_new_privileges=any(one.startswith("no-new-privileges") and not one.endswith("false") for one in options),
+            devices=tuple(str(one.get("PathOnHost") or "") for one in host.get("Devices") or ()),
+        ),
+        log_driver=str((host.get("LogConfig") or {}).get("Type") or ""),
+    )
+
+
+def image_row(raw: Json, *, engine: str) -> ImageRow:
+    """Make a row of one entry of GET /images/json."""
+    return ImageRow(
+        id=raw["Id"],
+        tags=tuple(tag for tag in raw.get("RepoTags") or () if tag != "<none>:<none>"),
+        digests=tuple(one for one in raw.get("RepoDigests") or () if not one.startswith("<none>")),
+        size_bytes=int(raw.get("Size") or 0),
+        created=datetime.fromtimestamp(raw.get("Created") or 0, tz=UTC),
+        labels=raw.get("Labels") or {},
+        engine=engine,
+    )
+
+
+def image_details(raw: Json, history: Sequence[Json]) -> ImageDetails:
+    """Make details of GET /images/NAME/json and GET /images/NAME/history."""
+    config = raw.get("Config") or {}
+    return ImageDetails(
+        id=raw["Id"],
+        tags=tuple(raw.get("RepoTags") or ()),
+        digests=tuple(raw.get("RepoDigests") or ()),
+        size_bytes=int(raw.get("Size") or 0),
+        created=instant(raw.get("Created")),
+        os=raw.get("Os") or "",
+        architecture=raw.get("Architecture") or "",
+        variant=raw.get("Variant") or "",
+        user=config.get("User") or "",
+        env=tuple(config.get("Env") or ()),
+        entrypoint=_words(config.get("Entrypoint")),
+        command=_words(config.get("Cmd")),
+        workdir=config.get("WorkingDir") or "",
+        exposed_ports=tuple(sorted(config.get("ExposedPorts") or ())),
+        volumes=tuple(sorted(config.get("Volumes") or ())),
+        labels=config.get("Labels") or {},
+        healthcheck=_read_healthcheck(config.get("Healthcheck")),
+        layers=tuple(
+            Layer(
+                size_bytes=int(one.get("Size") or 0),
+                instruction=_instruction(str(one.get("CreatedBy") or "")),
+                created=datetime.fromtimestamp(one["Created"], tz=UTC) if one.get("Created") else None,
+            )
+            for one in history
+        ),
+    )
+
+
+def exec_state(raw: Json) -> ExecState:
+    """Make a state of GET /exec/ID/json."""
+    running = bool(raw.get("Running"))
+    return ExecState(running, None if running else raw.get("ExitCode"), int(raw.get("Pid") or 0))
+
+
+def path_stat(header: str | None) -> PathStat:
+    """Make a path's state of the header X-Docker-Container-Path-Stat; the mode bits are Go's (os.ModeDir is 1 << 31)."""
+    raw = json.loads(base64.b64decode(header or "") or b"{}")
+    mode = int(raw.get("mode") or 0)
+    return PathStat(
+        str(raw.get("name") or ""), int(raw.get("size") or 0), bool(mode & 1 << 31), str(raw.get("linkTarget") or "")
+    )
+
+
+def exec_body(spec: ExecSpec) -> dict[str, Any]:
+    """Make the body of POST /containers/ID/exec."""
+    body: dict[str, Any] = {
+        "AttachStdin": spec.stdin,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "Cmd": list(spec.command),
+        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "User": spec.user,
+        "WorkingDir": spec.workdir,
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(str(one) for one in value) if isinstance(value, list) else ()
+
+
+def _instruction(created_by: str) -> str:
+    if not created_by:
+        return "(imported)"
+    text = created_by.removeprefix("/bin/sh -c #(nop) ").strip()
+    return f"RUN {text.removeprefix('/bin/sh -c ')}" if text.startswith("/bin/sh -c ") else text
+
+
+def _security_option(options: Sequence[str], name: str) -> str:
+    for one in options:
+        key, _, value = one.replace(":", "=", 1).partition("=")
+        if key == name:
+            return "custom" if value.startswith("{") else value
+    return ""
+
+
+def _read_healthcheck(raw: Json | None) -> Healthcheck | None:
+    test = _words((raw or {}).get("Test"))
+    if raw is None or not test or test == ("NONE",):
+        return None
+
+    def seconds(key: str) -> float | None:
+        return raw[key] / _NANOSECONDS if raw.get(key) else None
+
+    return Healthcheck(
+        test, seconds("Interval"), seconds("Timeout"), raw.get("Retries") or None, seconds("StartPeriod")
+    )
+
+
+def _read_limits(host: Json) -> Limits:
+    pids = host.get("PidsLimit")
+    quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 100_000
+    cpus = host["NanoCpus"] / _NANOSECONDS if host.get("NanoCpus") else quota / period if quota > 0 else None
+    return Limits(
+        memory_bytes=host.get("Memory") or None,
+        memory_reservation_bytes=host.get("MemoryReservation") or None,
+        cpus=cpus,
+        cpu_shares=host.get("CpuShares") or None,
+        pids_limit=pids if pids and pids > 0 else None,
+        shm_bytes=host.get("ShmSize") or None,
+        ulimits=tuple(Ulimit(one["Name"], one["Soft"], one["Hard"]) for one in host.get("Ulimits") or ()),
     )
 
 

@@ -1,0 +1,1 @@
+"""How fast and how small is the server, beside the plainest thing that does the same? `scripts/bench` runs this."""

@@ -1,0 +1,116 @@
+"""Which measures are wanted, how often, and where do the numbers go?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import engine, measures, report, wire
+from benchmarks.lab import Lab, prepare
+from tests import backends
+
+_FULL = (12, 100)
+_QUICK = (3, 10)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON; 1 when something that was asked for could not be measured."""
+    given = _parser().parse_args(arguments)
+    rounds, containers = _QUICK if given.quick else _FULL
+    wanted = given.only or [*measures.WITHOUT_CONTAINERS, *measures.WITH_CONTAINERS]
+    today = datetime.now(UTC).date().isoformat()
+    sys.dont_write_bytecode = False
+    rows: list[report.Row] = []
+    failures: list[report.Failure] = []
+    # The lock that the tests hold too: their search for what was left behind must not take our containers for theirs.
+    with tempfile.TemporaryDirectory(prefix="cxc-bench-") as folder, backends.sharing("engine"):
+        lab = prepare(Path(folder), rounds=rounds, socket_path=backends.find_docker_socket())
+        try:
+            _measure(lab, wanted, containers, rows, failures)
+        except KeyboardInterrupt:
+            failures.append(report.Failure("the rest", "interrupted"))
+    sys.stdout.write(report.table(rows, failures) + "\n")
+    path = Path(given.json or f"bench-{today}.json")
+    report.write(path, rows, failures, _circumstances(today, rounds, containers, lab))
+    sys.stdout.write(f"written: {path}\n")
+    return 1 if failures else 0
+
+
+def _measure(
+    lab: Lab, wanted: Sequence[str], containers: int, rows: list[report.Row], failures: list[report.Failure]
+) -> None:
+    for name in wanted:
+        if name in measures.WITHOUT_CONTAINERS:
+            with _reported(name, failures):
+                rows.extend(_each(measures.WITHOUT_CONTAINERS[name](lab)))
+    with_containers = [name for name in wanted if name in measures.WITH_CONTAINERS]
+    if not with_containers:
+        return
+    with _reported(", ".join(with_containers), failures), ExitStack() as stack:
+        _say(f"starting {containers} containers")
+        population = stack.enter_context(engine.idle_containers(lab.engine(), containers))
+        for name in with_containers:
+            with _reported(name, failures):
+                rows.extend(_each(measures.WITH_CONTAINERS[name](lab, population)))
+        _say("removing them")
+
+
+def _each(found: Iterator[report.Row]) -> Iterator[report.Row]:
+    for row in found:
+        _say(f"{row.measure}, {row.case}, against {row.against}: {row.ratio:.2f}")
+        yield row
+
+
+@contextmanager
+def _reported(name: str, failures: list[report.Failure]) -> Iterator[None]:
+    try:
+        yield
+    except (wire.BenchmarkError, OSError) as error:
+        failures.append(report.Failure(name, str(error)))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")
+
+
+def _circumstances(today: str, rounds: int, containers: int, lab: Lab) -> dict[str, object]:
+    return {
+        "date": today,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "mcp": metadata.version("mcp"),
+        "engine": _engine_version(lab),
+        "rounds": rounds,
+        "containers": containers,
+    }
+
+
+def _engine_version(lab: Lab) -> str | None:
+    try:
+        return str(engine.Api(lab.engine()).ask("GET", "/version")["Version"])
+    except (wire.BenchmarkError, OSError):
+        return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="10 containers and 3 rounds: to see that it works")
+    known = [*measures.WITHOUT_CONTAINERS, *measures.WITH_CONTAINERS]
+    parser.add_argument(
+        "--only", action="append", choices=known, metavar="NAME", help=f"one of {', '.join(known)}; may be repeated"
+    )
+    parser.add_argument("--json", metavar="FILE", help="default: bench-DATE.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

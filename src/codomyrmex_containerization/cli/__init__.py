@@ -1,0 +1,1 @@
+"""The face of a person's terminal and of scripts: `cxc`."""

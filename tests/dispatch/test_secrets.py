@@ -1,0 +1,260 @@
+"""Does a planted secret leave, in any byte, over any tool?"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codomyrmex_containerization.dispatch import application
+from codomyrmex_containerization.dispatch.call import Caller
+from tests import backends
+from tests.backends import DockerCommandLine
+from tests.dispatch import harness
+from tests.dispatch.harness import House
+
+PREFIX = "Zq7kPlanted"
+
+
+def secret(place: str) -> str:
+    """A value that looks like nothing in particular: only its name or place says that it is a secret."""
+    return f"{PREFIX}{place}{uuid.uuid4().hex[:6]}x"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where secrets were planted: an image's variable and label, a stranger's container made of it."""
+
+    image: str
+    container: str
+    label: str
+    in_env: str
+    in_label: str
+
+
+def pem_lines() -> list[str]:
+    body = ["".join(chr(65 + (row * 7 + column * 3) % 26) for column in range(64)) for row in range(40)]
+    return ["-----BEGIN RSA PRIVATE KEY-----", *body, "-----END RSA PRIVATE KEY-----"]
+
+
+@pytest.fixture(scope="module")
+def world(docker_cli: DockerCommandLine, busybox_image: str, session_label: str) -> Iterator[World]:
+    """An image and a container of a stranger, full of secrets; the container has said all of them and ended."""
+    in_env, in_label, tag = secret("Env"), secret("Label"), f"localhost/cxc-test-{uuid.uuid4().hex[:8]}"
+    dockerfile = (
+        f"FROM {busybox_image}\nENV STORE_PASSWORD={in_env}\nLABEL api-token={in_label} {session_label}\n"
+        "CMD echo value $STORE_PASSWORD\n"
+    )
+    docker_cli(["build", "--tag", tag, "-"], stdin=dockerfile.encode())
+    key = "\\n".join(pem_lines())
+    half = len(in_env) // 2
+    script = (
+        f"echo plain $STORE_PASSWORD; echo STORE_PASSWORD=$STORE_PASSWORD; echo label {in_label} >&2;"
+        f"printf 'split {in_env[:half]}'; echo between >&2; usleep 20000; printf '{in_env[half:]}\\n';"
+        f"printf '%s' '{'x' * (16384 - half)}'; printf '%s\\n' {in_env};"
+        f"printf '%s' '{'y' * (81920 - len(in_env) + 3)}'; printf '%s\\n' {in_env};"
+        f"printf '{key}\\n'; echo the end"
+    )
+    made = docker_cli(
+        ["run", "--detach", "--label", session_label, "--label", f"api-token={in_label}", tag, "sh", "-c", script]
+    )
+    container = made.stdout.strip()
+    docker_cli(["wait", container])
+    yield World(tag, container, session_label, in_env, in_label)
+    docker_cli(["rm", "--force", container])
+    docker_cli(["rmi", "--force", tag])
+
+
+def assert_kept(house: House, *secrets: str) -> None:
+    left = house.everything_that_left()
+    for one in secrets:
+        assert one not in left
+        # Neither half of it, for a secret that was cut in two.
+        assert one[: len(PREFIX) + 6] not in left
+        assert one[-12:] not in left
+
+
+# ------------------------------------------------------------------------------------------- one scenario for each tool
+
+Scenario = Callable[[House, World, pytest.MonkeyPatch], Awaitable[None]]
+
+
+async def status(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = secret("Host")
+    await house.ok("container_runtime_status")
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://someone:{planted}@localhost:1")
+    await house.call("container_runtime_status")
+    await house.call("container_list")
+    assert_kept(house, planted)
+
+
+async def build(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    argument, label, written = secret("Arg"), secret("BuildLabel"), secret("File")
+    text = (
+        f"FROM {world.image}\nENV SERVICE_TOKEN={written}\nARG DEPLOY_TOKEN\n"
+        "RUN echo $DEPLOY_TOKEN $SERVICE_TOKEN $STORE_PASSWORD; echo $DEPLOY_TOKEN >&2; exit 3\n"
+    )
+    Path("Dockerfile").write_text(text)
+    for how in ({"dockerfile_text": text}, {"dockerfile_path": "."}):
+        given: dict[str, Any] = {
+            "image_name": "localhost/cxc-test-never",
+            "build_args": {"DEPLOY_TOKEN": argument},
+            "labels": {"deploy-token": label},
+            **how,
+        }
+        await house.fails("build_failed", "container_build", given)
+    assert_kept(house, argument, label, written)
+
+
+async def listing(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = await house.ok("container_list", all=True, label=f"api-token={world.in_label}")
+    assert rows["total"] == 1
+    await house.ok("container_list", all=True)
+
+
+async def run(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = secret("RunEnv")
+    script = (
+        "echo $STORE_PASSWORD; echo $STORE_PASSWORD >&2; echo $DB_PASSWORD; env; half=${DB_PASSWORD%??????????};"
+        'printf $half; echo between >&2; usleep 20000; echo ${DB_PASSWORD#$half}'
+    )
+    arguments: dict[str, Any] = {"image": world.image, "env": {"DB_PASSWORD": given}, "labels": {"api-token": given}}
+    await house.ok("container_run", arguments, command=["sh", "-c", script])
+    await house.ok("container_run", arguments, command=["sh", "-c", script], detach=True)
+    missing = await house.call("container_run", arguments, command=[f"/no/such/{given}"])
+    assert missing.error_data["code"] == "command_failed"
+    stdin = await house.ok("container_run", image=world.image, command="cat", stdin=f"password={given}\n")
+    assert "***" in stdin["stdout"]
+    assert_kept(house, given)
+
+
+async def logs(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await house.ok("container_logs", container=world.container, tail=5000, timestamps=True)
+    assert whole["lines"][-1]["text"] == "the end"
+    # The beginning of the key lies before the lines that are asked for.
+    for tail in (1, 2, 3, 20):
+        await house.ok("container_logs", container=world.container, tail=tail)
+    await house.ok("container_logs", container=world.container, stream="stderr")
+    for needle in (world.in_env, world.in_env[:12], pem_lines()[3], pem_lines()[3][:20]):
+        found = await house.ok("container_logs", container=world.container, grep=needle)
+        assert found["lines"] == []
+        assert found["total"] == 0
+        house.said.clear()
+        house.audit_file.write_bytes(b"")  # the needle is the caller's own word, and nothing says that it is a secret
+    left = house.everything_that_left()
+    assert not [line for line in pem_lines()[1:-1] if line in left]
+
+
+async def remove(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def decline(question: str) -> harness.Reply:
+        return "decline"
+
+    await house.call("container_remove", container=world.container, force=True)
+    await house.call_asking("container_remove", {"container": world.container}, decline)
+    await house.call("container_remove", container=world.container, confirm_token=secret("Token"))
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "container_runtime_status": status,
+    "container_build": build,
+    "container_list": listing,
+    "container_run": run,
+    "container_logs": logs,
+    "container_remove": remove,
+}
+
+
+def test_every_tool_has_a_scenario_with_planted_secrets() -> None:
+    assert set(SCENARIOS) == set(application.tools())
+
+
+@pytest.mark.parametrize("tool", SCENARIOS)
+async def test_planted_secret_leaves_in_no_byte(tool: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_process = secret("Process")
+    monkeypatch.setenv("SOME_API_KEY", in_process)
+    async with harness.opened(buildx="off") as house:
+        await SCENARIOS[tool](house, world, monkeypatch)
+        assert_kept(house, world.in_env, world.in_label, in_process)
+        assert oct(house.audit_file.stat().st_mode & 0o777) == "0o600"
+        monkeypatch.undo()
+
+
+async def test_build_through_buildkit_lets_no_planted_secret_out(
+    world: World, buildx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with harness.opened(buildx=str(buildx)) as house:
+        await build(house, world, monkeypatch)
+        assert_kept(house, world.in_env, world.in_label)
+
+
+async def test_secret_of_a_successful_build_is_in_no_answer_and_no_progress(
+    world: World, image_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = secret("Arg")
+    async with harness.opened(buildx="off") as house:
+        await house.ok(
+            "container_build",
+            image_name=image_name,
+            dockerfile_text=f"FROM {world.image}\nARG DEPLOY_TOKEN=none\nRUN echo $DEPLOY_TOKEN; echo $STORE_PASSWORD\n",
+            build_args={"DEPLOY_TOKEN": planted},
+        )
+        assert house.progress
+        assert_kept(house, planted, world.in_env)
+
+
+async def test_secret_of_a_running_program_is_masked_while_a_log_is_followed(world: World) -> None:
+    async with harness.opened() as house:
+        made = await house.ok(
+            "container_run",
+            image=world.image,
+            command=["sh", "-c", "printf \"a $STORE\"; printf '_'; echo $STORE_PASSWORD; sleep 0.2; echo $STORE_PASSWORD"],
+            detach=True,
+        )
+        answer = await house.ok("container_logs", container=made["name"], follow_seconds=20)
+        assert [line["text"] for line in answer["lines"]][-1] == "***"
+        assert_kept(house, world.in_env)
+
+
+async def test_error_of_an_engine_that_repeats_an_argument_masks_it(world: World) -> None:
+    planted = secret("Volume")
+    async with harness.opened() as house:
+        outcome = await house.call(
+            "container_run", image=world.image, workdir="relative", env={"DB_PASSWORD": planted}, command=[planted]
+        )
+        assert outcome.error is not None
+        assert_kept(house, planted)
+
+
+async def test_defect_of_a_tool_says_nothing_but_its_id(
+    monkeypatch: pytest.MonkeyPatch, working_folder: Path
+) -> None:
+    planted = secret("Unknown")
+    async with harness.opened() as house:
+        # An object that no client can send, to make something break inside.
+        outcome = await house.application.dispatcher.call("container_list", {"name": {1, planted}}, Caller("mcp"))
+        assert outcome.error is not None
+        assert_kept(house)
+
+
+@pytest.mark.parametrize("name", ["password", "API_KEY", "aws_secret_access_key"])
+async def test_secret_in_an_argument_that_is_refused_is_masked_in_answer_and_audit(name: str) -> None:
+    planted = secret("Argument")
+    async with harness.opened(read_only=True) as house:
+        for arguments in (
+            {"image": "x", "env": {name: planted}},
+            {"image": "x", "env": f'{{"{name}": "{planted}"}}'},
+            {"image": "x", "command": ["sh", "-c", f"export {name}={planted}; run"]},
+            {"image": "x", name: planted},
+            {"image": f"{name}={planted}"},
+        ):
+            outcome = await house.call("container_run", arguments)
+            assert outcome.error is not None
+        assert_kept(house, planted)
+
+
+def test_prefix_of_the_planted_values_is_no_known_shape() -> None:
+    assert backends.TEST_LABEL not in PREFIX
