@@ -27,7 +27,7 @@ async def {NOOP}(text: Annotated[str, Field(description="Given back", max_length
     """Give the text back."""
     return text
 '''
-# The library loads rich wherever it is installed, and it is here for our command line alone: a bare server's own environment need not have it.
+# The library loads rich wherever it is installed. Here it is for our command line alone; where only the library is, there is none.
 _WITHOUT_RICH = "import sys\n\nsys.modules['rich'] = None\n"
 _RUN = f"from {MODULE} import mcp\n\nmcp.run()\n"
 

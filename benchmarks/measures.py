@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from anyio import from_thread
 
 from benchmarks import bare, engine, report, wire
 from benchmarks.lab import Lab, Turn, listed, take_turns, timed
@@ -169,10 +171,12 @@ class _InProcess:
     def __init__(self, lab: Lab) -> None:
         loaded = config.load(environ=lab.environment, working_folder=lab.folder)
         self._application = application.open_application(loaded, environ=lab.environment)
-        self._runner = asyncio.Runner()
+        # One event loop for all calls, as in the server: its worker threads live as long as it does.
+        self._stack = ExitStack()
+        self._portal = self._stack.enter_context(from_thread.start_blocking_portal())
 
     def list_containers(self) -> float:
-        return self._runner.run(self._list())
+        return self._portal.call(self._list)
 
     async def _list(self) -> float:
         began = time.perf_counter()
@@ -185,8 +189,8 @@ class _InProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.run(self._application.aclose())
-        self._runner.close()
+        self._portal.call(self._application.aclose)
+        self._stack.close()
 
 
 WITHOUT_CONTAINERS: dict[str, Callable[[Lab], Rows]] = {"start": start, "noop": noop, "memory": memory}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 Era = Literal["2025-11-25", "2026-07-28"]
 ERAS: tuple[Era, ...] = ("2025-11-25", "2026-07-28")
@@ -36,7 +36,7 @@ class Server:
         self._era = era
         self._last_id = 0
         self._rest = b""
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -46,6 +46,7 @@ class Server:
             cwd=folder,
             bufsize=0,
         )
+        self._stdin, self._stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -93,15 +94,13 @@ class Server:
         }
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            self._stdin.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         except BrokenPipeError as error:
             raise self._ended() from error
 
     def _line(self) -> bytes:
-        assert self._process.stdout is not None
-        pipe = self._process.stdout.fileno()
+        pipe = self._stdout.fileno()
         until = time.monotonic() + _REPLY_SECONDS
         parts = [self._rest]
         while b"\n" not in parts[-1]:
@@ -123,15 +122,13 @@ class Server:
 
     def close(self) -> None:
         """Close its standard input and wait for its end; kill it when that takes too long."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        self._stdin.close()
         try:
             self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._stdout.close()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -141,6 +138,12 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise BenchmarkError("the server has no pipe")
+    return pipe
 
 
 def text_of(result: Mapping[str, Any]) -> str:

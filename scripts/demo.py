@@ -150,16 +150,31 @@ def make_base_image(docker: Docker) -> None:
     """Import a static busybox as an image, unless it is there: no registry is needed."""
     if docker("image", "inspect", "--format", "{{.Id}}", BASE, check=False):
         return
+    busybox = find_busybox()
+    changes = ("ENV PATH=/bin", f"LABEL {LABEL}")
+    docker(
+        "import", *(part for one in changes for part in ("--change", one)), "-", BASE, stdin=_root_filesystem(busybox)
+    )
+
+
+def find_busybox() -> str:
+    """Find a busybox that needs no libraries."""
     busybox = shutil.which("busybox", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin")
     if busybox is None or b"/ld-" in Path(busybox).read_bytes()[:4096]:  # the name of a dynamic loader
         raise NotReadyError(
             "there is no static busybox, from which the demo makes its base image. Run: sudo apt-get install busybox-static"
             f" (or give the engine any image with sh and busybox's httpd under the name {BASE}, with the label {LABEL})"
         )
-    changes = ("ENV PATH=/bin", f"LABEL {LABEL}")
-    docker(
-        "import", *(part for one in changes for part in ("--change", one)), "-", BASE, stdin=_root_filesystem(busybox)
-    )
+    return busybox
+
+
+def is_ready() -> bool:
+    """Say whether everything is there that the demo needs."""
+    try:
+        docker = find_docker()
+        return bool(docker("image", "inspect", "--format", "{{.Id}}", BASE, check=False) or find_busybox())
+    except NotReadyError:
+        return False
 
 
 def _root_filesystem(busybox: str) -> bytes:
@@ -485,6 +500,8 @@ def _innermost(error: Exception) -> Exception:
 
 def main() -> int:
     """Return the exit status: 0 when everything was as expected, 1 when something was not, 2 when something is missing."""
+    if sys.argv[1:] == ["--is-ready"]:
+        return 0 if is_ready() else 2
     began = time.monotonic()
     try:
         docker = find_docker()

@@ -194,6 +194,10 @@ NAMED = [
     (f"AWS_SECRET_ACCESS_KEY={S}/+x", "AWS_SECRET_ACCESS_KEY=***"),
     (f"PASSWORD={S}\r\nnext", "PASSWORD=***\r\nnext"),
     (f"{{Name:x Password:{S}}}", "{Name:x Password:***}"),
+    (f"map[token:{S} user:joe]", "map[token:*** user:joe]"),
+    (f"machine example.org login joe password {S}", "machine example.org login joe password ***"),
+    (f"ALTER USER joe IDENTIFIED BY '{S} x';", "ALTER USER joe IDENTIFIED BY '***';"),
+    (f"CREATE ROLE joe WITH PASSWORD '{S}'", "CREATE ROLE joe WITH PASSWORD '***'"),
 ]
 
 URLS = [
@@ -272,6 +276,8 @@ NEGATIVES = [
     "password=",
     "Password: ",
     "password: ***",
+    "TOKENIZER=approx",
+    "start of 'python -c pass' = 15 ms",
     "mysql: [Warning] Using a password on the command line interface can be insecure.",
     'FATAL: password authentication failed for user "joe"',
     "error: secret: not found in store",
@@ -448,7 +454,7 @@ def test_multi_line_value_is_masked_line_by_line_too() -> None:
 def test_environment_teaches_secret_names_and_proxy_passwords_only() -> None:
     environ = {
         "API_TOKEN": S,
-        "HTTPS_PROXY": "http://joe:Pr0xy%2Fpass@proxy:3128",
+        "HTTPS_PROXY": "http://joe:" + "Pr0xy%2Fpass@proxy:3128",
         "HOME": "/home/somebody",
         "EDITOR": "vim-editor",
     }
@@ -522,6 +528,12 @@ def test_learning_while_others_redact_is_safe() -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_json_text_with_a_learned_value_behind_an_escape_stays_json() -> None:
+    redactor = Redactor(["n0tAnyW0rd", ODD])
+    masked = redactor.text(json.dumps({"log": "first\n0tAnyW0rd", "odd": f"a{ODD}b"}))
+    assert json.loads(masked) == {"log": "first\n***", "odd": "a***b"}
 
 
 # --- JSON values ----------------------------------------------------------------------------------------------------
@@ -626,12 +638,50 @@ def test_stripping_controls_leaves_none_and_is_idempotent(text: str) -> None:
 PIECES = st.sampled_from(
     [
         *"\"'`\\,;:&?=@/-|>{}[]()<$ \t\n\r",
-        "\\n", '\\"', '\\\\"', "***", "PASSWORD", "password", "token", "API_KEY", "--token", "--password ", "ENV ", "name", "value", "id=", "x", "7",
-        "://", "user:", "@host", "?sig=", "Authorization: ", "Bearer ", "Basic ", "Cookie: ", "curl -u ", "<password>", "</", "sha256:", "true", "null",
-        f"{DASHES}BEGIN PRIVATE KEY{DASHES}", f"{DASHES}END PRIVATE KEY{DASHES}", "A" * 20, "MII" + "b" * 61, "Zx9" * 9, "é", "\x00", "\ud800",
-        TOKENS["GitHub personal"], TOKENS["JWT"], TOKENS["OpenAI"], TOKENS["AWS access key id"],
+        "\\n",
+        '\\"',
+        '\\\\"',
+        "***",
+        "PASSWORD",
+        "password",
+        "token",
+        "API_KEY",
+        "--token",
+        "--password ",
+        "ENV ",
+        "name",
+        "value",
+        "id=",
+        "x",
+        "7",
+        "://",
+        "user:",
+        "@host",
+        "?sig=",
+        "Authorization: ",
+        "Bearer ",
+        "Basic ",
+        "Cookie: ",
+        "curl -u ",
+        "<password>",
+        "</",
+        "sha256:",
+        "true",
+        "null",
+        f"{DASHES}BEGIN PRIVATE KEY{DASHES}",
+        f"{DASHES}END PRIVATE KEY{DASHES}",
+        "A" * 20,
+        "MII" + "b" * 61,
+        "Zx9" * 9,
+        "é",
+        "\x00",
+        "\ud800",
+        TOKENS["GitHub personal"],
+        TOKENS["JWT"],
+        TOKENS["OpenAI"],
+        TOKENS["AWS access key id"],
     ]
-)  # fmt: skip
+)
 MESSY = st.lists(PIECES, max_size=24).map("".join) | st.text(max_size=200)
 SECRET = st.text(
     alphabet=st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=7, max_size=40
@@ -707,12 +757,48 @@ def test_learning_from_any_arguments_never_raises(value: JSON) -> None:
 @pytest.mark.parametrize(
     "unit",
     [
-        "a", "token", "token=", "token: ", "-", "\\", '\\"', '"token":', "'token='", "://a:", "://", "@", "?a=", "&token=", "eyJ", "eyJ.", "sk-", "A" * 40,
-        "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "AAAAAAAAAAAAAAAAAAAAAAAA\n", "\n\n", "name: token\nvalue", "name", "Authorization: ",
-        "Bearer ", "Cookie: a=", 'Cookie: a="', "curl -u ", "<password>", "<token ", "--token ", "ENV TOKEN ", "token:|\n ", "`token=", "1", "/", ",token",
-        "token =\t", "password: x ",
+        "a",
+        "token",
+        "token=",
+        "token: ",
+        "-",
+        "\\",
+        '\\"',
+        '"token":',
+        "'token='",
+        "://a:",
+        "://",
+        "@",
+        "?a=",
+        "&token=",
+        "eyJ",
+        "eyJ.",
+        "sk-",
+        "A" * 40,
+        f"{DASHES}BEGIN PRIVATE KEY{DASHES}",
+        f"{DASHES}END PRIVATE KEY{DASHES}",
+        "AAAAAAAAAAAAAAAAAAAAAAAA\n",
+        "\n\n",
+        "name: token\nvalue",
+        "name",
+        "Authorization: ",
+        "Bearer ",
+        "Cookie: a=",
+        'Cookie: a="',
+        "curl -u ",
+        "<password>",
+        "<token ",
+        "--token ",
+        "ENV TOKEN ",
+        "token:|\n ",
+        "`token=",
+        "1",
+        "/",
+        ",token",
+        "token =\t",
+        "password: x ",
     ],
-)  # fmt: skip
+)
 def test_adversarial_text_of_some_hundred_kilobytes_is_finished(unit: str) -> None:
     # With quadratic work this would take minutes, and the run's own time limit would end it.
     text = unit * (300_000 // len(unit))

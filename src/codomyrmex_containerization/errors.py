@@ -163,5 +163,5 @@ class InternalError(ContainerizationError):
 
 
 def all_errors() -> tuple[type[ContainerizationError], ...]:
-    """Return every error class below the base, in the order of their definition."""
-    return tuple(ContainerizationError.__subclasses__())
+    """Return every error class of this module below the base, in the order of their definition."""
+    return tuple(one for one in ContainerizationError.__subclasses__() if one.__module__ == __name__)

@@ -50,8 +50,11 @@ def judge_container(spec: ContainerSpec, rules: PolicySettings) -> None:
     judge_labels(spec.labels)
 
 
-def judge_foreign(state: ContainerState, rules: PolicySettings) -> None:
-    """Raise Refused for writing to somebody else's container where `foreign` says so or its creation would be refused."""
+def judge_foreign(state: ContainerState, rules: PolicySettings, *, sockets: Sequence[PurePath] = ()) -> None:
+    """Raise Refused for writing to somebody else's container where `foreign` says so or its creation would be refused.
+
+    `sockets` are the engine sockets of this host: a folder that holds one is as good as the socket.
+    """
     if rules.foreign == "refuse":
         raise _refused(
             f"writing to container {state.name}", "policy.foreign = 'allow'", "this server did not create it"
@@ -62,16 +65,20 @@ def judge_foreign(state: ContainerState, rules: PolicySettings) -> None:
             "policy.allow_privileged = true",
             "it is root on this host",
         )
-    if state.host_namespaces and not rules.allow_host_namespaces:
+    # Where cgroups are of version 1, every container shares the host's cgroup namespace.
+    shared = [name for name in state.host_namespaces if name != "cgroup"]
+    if shared and not rules.allow_host_namespaces:
         raise _refused(
-            f"writing to container {state.name}, which shares the host's {state.host_namespaces[0]} namespace,",
+            f"writing to container {state.name}, which shares the host's {shared[0]} namespace,",
             "policy.allow_host_namespaces = true",
             "what runs in it reaches the host",
         )
     for mount in state.mounts:
-        if mount.type == "bind" and mount.source.endswith(".sock") and not rules.allow_engine_socket:
+        if mount.type != "bind" or rules.allow_engine_socket:
+            continue
+        if mount.source.endswith(".sock") or any(socket.is_relative_to(mount.source) for socket in sockets):
             raise _refused(
-                f"writing to container {state.name}, which holds the socket {mount.source},",
+                f"writing to container {state.name}, which holds an engine's socket ({mount.source}),",
                 "policy.allow_engine_socket = true",
                 "whoever reaches an engine's socket rules this host",
             )
@@ -131,13 +138,20 @@ def judge_path(
     for guarded in protected:
         if not (path.is_relative_to(guarded) or guarded.is_relative_to(path)):
             continue
-        if named and any(folder.is_relative_to(guarded) for folder in allowed):
+        if named and _is_named(path, guarded, allowed):
             continue
         relation = "is" if path == guarded else "lies in" if path.is_relative_to(guarded) else "holds"
         raise errors.Refused(
             f"{path} may not be used as {purpose}: it {relation} {guarded}, which is protected.",
             hint=f"use a narrower folder; only naming {guarded} in policy.allowed_paths would allow it",
         )
+
+
+def _is_named(path: PurePath, guarded: Path, allowed: Sequence[Path]) -> bool:
+    """Say whether what the user wrote down opens a protected path: all of it, or the part that the path lies in."""
+    return any(
+        folder == guarded or (folder.is_relative_to(guarded) and path.is_relative_to(folder)) for folder in allowed
+    )
 
 
 def _judge_network(network: str | None, rules: PolicySettings) -> None:

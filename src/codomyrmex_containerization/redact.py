@@ -1,8 +1,9 @@
 """Which parts of a text are secrets, and how does it read without them?
 
-Three sources of knowledge, strongest first: exact values that were learned (from the process, from a call's arguments, from an environment), also in
-their JSON, URL, base64 and hexadecimal spelling; shapes that give themselves away (PEM keys, passwords in URLs, tokens with a known prefix); and names
-(`DB_PASSWORD=x`, `"token": "x"`, `--password x`). The name stays, the value becomes `***`. Masking twice is masking once, and JSON stays JSON.
+Three sources of knowledge, strongest first: exact values that were learned (from the process, from a call's arguments,
+from an environment), also in their JSON, URL, base64 and hexadecimal spelling; shapes that give themselves away (PEM
+keys, passwords in URLs, tokens with a known prefix); and names (`DB_PASSWORD=x`, `"token": "x"`, `--password x`). The
+name stays, the value becomes `***`. Masking twice is masking once, and JSON stays JSON.
 Remove control characters first (`strip_controls`): an escape sequence inside a token would hide it.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import re
 import threading
@@ -19,7 +21,7 @@ from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import quote, quote_plus, unquote
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Sink: TypeAlias = Callable[[str], None]
 
 MASK = "***"
@@ -39,7 +41,8 @@ _DEPTH_MAX = 200
 # --- control characters ---------------------------------------------------------------------------------------------
 
 _CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e01ef]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e01ef]"
 )
 _SEQUENCE = re.compile(
     "(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\n\x80-\x9f]*+(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, SOS, PM, APC with their end
@@ -105,7 +108,7 @@ _HARMLESS_LAST_WORDS = _set(
     "description status state index usage stdin source src ref refs parallelism rotation created updated at on in "
     "by from to store manager driver backend server helper helpers plugin sock socket realm scheme issuer audience "
     "scope scopes user username header headers field env var variable strength change prompt attempts retries error "
-    "errors message class kind namespace arn region domain fingerprint checksum digest authentication"
+    "errors message class kind namespace arn region domain fingerprint checksum digest authentication tokenizer tokenizers"
 )
 _HARMLESS_WORDS = _set("public publishable")
 _HARMLESS_NAMES = _set("pwd oldpwd oauth total_tokens max_tokens")
@@ -126,7 +129,7 @@ def _is_secret(name: str) -> bool:
         or (len(words) > 1 and words[-1] in _SECRET_LAST_OF_SEVERAL)
     ):
         return True
-    pairs = zip(words, words[1:], strict=False)
+    pairs = itertools.pairwise(words)
     return any(
         (last in ("key", "keys") and first in _KEYS_OF) or (first, last) == ("connection", "string")
         for first, last in pairs
@@ -149,7 +152,7 @@ def _is_password_name(name: str) -> bool:
 
 # A text without any of these (lower case) has no name that `is_secret_name` accepts.
 _NAME_HINTS = re.compile(
-    "pass|pwd|secret|token|key|cred|auth|cookie|bearer|salt|otp|mnemonic|connection|dockerc|kennwort"
+    "pass|pwd|secret|token|key|cred|auth|cookie|bearer|salt|otp|mnemonic|connection|dockerc|kennwort|identified by"
 )
 
 
@@ -360,17 +363,23 @@ def _mask_tokens(text: str, sink: Sink | None) -> str:
 # --- headers --------------------------------------------------------------------------------------------------------
 
 _AUTHORIZATION = re.compile(
-    r"(?i)(authorization(?:\\*+[\"'])?[ \t]*+[:=][ \t]*+(?:\\*+[\"'])?(?:bearer|basic|token|negotiate|ntlm|aws4-hmac-sha256|apikey|bot|hawk|oauth)[ \t]++)"
+    r"(?i)(authorization(?:\\*+[\"'])?[ \t]*+[:=][ \t]*+(?:\\*+[\"'])?"
+    r"(?:bearer|basic|token|negotiate|ntlm|aws4-hmac-sha256|apikey|bot|hawk|oauth)[ \t]++)"
     r"([^\s\"'\\,]++(?:,? [^\r\n\"'\\]*)?)"
 )
 _BEARER = re.compile(r"(?i)\b(bearer[ \t]++)((?=[^\s\"']{0,300}\d)[\w.~+/-]{16,}+=*+)")
 _BASIC = re.compile(r"\b(Basic[ \t]++)([A-Za-z0-9+/_-]{8,}+={0,2})")
 _COOKIE = re.compile(
-    r"(?i)\b((?:set-)?cookie2?(?:\\*+[\"'])?[ \t]*+:[ \t]*+(?:\\*+[\"'])?)([^\s=;\"'\\]{1,256}+=(?:[^\r\n\"'\\]|(?<==)\"[^\"\r\n\\,:\]}\s][^\"\r\n\\]*\"(?=;|\s|$))*+)"
+    r"(?i)\b((?:set-)?cookie2?(?:\\*+[\"'])?[ \t]*+:[ \t]*+(?:\\*+[\"'])?)"
+    r"([^\s=;\"'\\]{1,256}+=(?:[^\r\n\"'\\]|(?<==)\"[^\"\r\n\\,:\]}\s][^\"\r\n\\]*\"(?=;|\s|$))*+)"
 )
 _CURL_USER = re.compile(
     r"(\bcurl\b[^\n]{0,300}?[ \t](?:-u|--user|--proxy-user|-U)[ =]?[\"']?[^\s:\"']{1,128}:)([^\s\"'\\]++)"
 )
+
+
+_NETRC = re.compile(r"(\blogin[ \t]++[^\s\"'\\]{1,128}+[ \t]++password[ \t]++)([^\s\"'\\]++)")
+_SQL = re.compile(r"(?i)(\b(?:identified[ \t]+by|password)[ \t]++')([^'\"\\\n]++)(?=')")
 
 
 def _mask_headers(text: str, low: str, sink: Sink | None) -> str:
@@ -393,6 +402,10 @@ def _mask_headers(text: str, low: str, sink: Sink | None) -> str:
         text = _BASIC.sub(basic, text)
     if "cookie" in low:
         text = _COOKIE.sub(second_group, text)
+    if "login" in low and "password" in low:
+        text = _NETRC.sub(second_group, text)
+    if "'" in text and ("identified" in low or "password" in low):
+        text = _SQL.sub(second_group, text)
     if "curl" in text:
         text = _CURL_USER.sub(second_group, text)
     return text
@@ -401,22 +414,25 @@ def _mask_headers(text: str, low: str, sink: Sink | None) -> str:
 # --- names and their values, line by line ---------------------------------------------------------------------------
 
 _NAMED = re.compile(
-    r"(?<![\w.\-])(?P<name>[\w.\-]++)(?P<close>\\*+[\"'`])?\]?(?P<space>[ \t]*+)(?P<sep>:=|=>|\?=|\+=|={1,3}|:)(?![:=>])(?P<gap>[ \t]*+)(?=\S)"
+    r"(?<![\w.\-])(?P<name>[\w.\-]++)(?P<close>\\*+[\"'`])?\]?(?P<space>[ \t]*+)"
+    r"(?P<sep>:=|=>|\?=|\+=|={1,3}|:)(?![:=>])(?P<gap>[ \t]*+)(?=\S)"
 )
-_FLAG = re.compile(r"(?<![\w\-])--(?P<name>[A-Za-z][\w\-]*+)(?:[ \t]++|\\*+[\"'],[ \t]*+(?=\\*[\"']))(?=[^\s\-])")
+_FLAG = re.compile(
+    r"(?<![\w\-])--(?P<name>[A-Za-z][\w\-]*+)(?:[ \t]++|(?P<close>\\*+[\"']),[ \t]*+(?=\\*[\"']))(?=[^\s\-])"
+)
 _DOCKERFILE = re.compile(r"\b(?:ENV|ARG)[ \t]++(?P<name>[\w.\-]++)[ \t]++(?=[^\s=:])")
 _ELEMENT = re.compile(
     r"<(?P<name>[\w.:\-]{1,128}+)(?:\s[^<>]{0,200})?>(?P<value>(?:\\.|[^<>\"\\]|\"(?![\s,:\]}]|$))++)</"
 )
 _NAME_VALUE = re.compile(
-    r"(?i)\bname(?P<q>\\*[\"'])?\s*+[:=]\s*+(?:\\*[\"'])?(?P<name>[\w.\-]++)(?:\\*[\"'])?\s*+,?\s*+(?:\\*[\"'])?\bvalue(?P<close>\\*[\"'])?\s*+(?P<sep>[:=])(?P<gap>[ \t]*+)"
+    r"(?i)\bname(?P<q>\\*[\"'])?\s*+[:=]\s*+(?:\\*[\"'])?(?P<name>[\w.\-]++)(?:\\*[\"'])?"
+    r"\s*+,?\s*+(?:\\*[\"'])?\bvalue(?P<close>\\*[\"'])?\s*+(?P<sep>[:=])(?P<gap>[ \t]*+)"
     r"(?=\S)"
 )
 _OPEN_QUOTE = re.compile(r"(?<!\\)\\{0,7}[\"'`]\Z")
 _QUOTE = re.compile(r"\\{0,7}[\"'`]")
-_RUN = re.compile(
-    r"(?:[^\s\"'`\\,;&]|[,;&](?![\w.\-]{1,64}=)|\\*+[\"'`](?![\s,;:)\]}\\]|$)|\\++(?![\"'`\\]))++"  # ends before a closing quote and before `,name=`
-)
+# Ends before a closing quote and before `,name=`.
+_RUN = re.compile(r"(?:[^\s\"'`\\,;&]|[,;&](?![\w.\-]{1,64}=)|\\*+[\"'`](?![\s,;:)\]}\\]|$)|\\++(?![\"'`\\]))++")
 _PLAIN_SCALAR = re.compile(r"[^\s,}\]\"'\\][^,}\]\n\r\"\\]*")
 _JSON_OTHER = re.compile(r"(?:true|false|null|none|nil)\b|[\[{]", re.IGNORECASE)
 _LITERALS = _set("true false null none nil undefined yes no on off ** | > |- >- |+ >+ nan") | {""}
@@ -474,10 +490,13 @@ _CLOSING = re.compile(r"(?<!\\)(?:\\\\)*+\"(?=[\s,:\]}]|$)")
 _OPENED = re.compile(r"[^\s,:;)\]}]")
 
 
-def _opening_quote(line: str, start: int, *, sure: bool) -> re.Match[str] | None:
-    """Return the quote at this place when it opens a string; one that a delimiter follows closes the string around the name."""
+def _opening_quote(line: str, start: int, *, like: str | None) -> re.Match[str] | None:
+    """Return the quote at this place when it opens a string: it is like the one before it, or no delimiter follows."""
     mark = _QUOTE.match(line, start)
-    return mark if mark and (sure or _OPENED.match(line, mark.end())) else None
+    if not mark:
+        return None
+    sure = like is not None and like[-1] == mark[0][-1] and _depth(len(like) - 1) == _depth(len(mark[0]) - 1)
+    return mark if sure or _OPENED.match(line, mark.end()) else None
 
 
 def _mask_quoted(edits: _Edits, start: int, mark: str) -> None:
@@ -496,7 +515,15 @@ def _value_end(edits: _Edits, start: int, mark: str) -> int:
 
 def _depth(backslashes: int) -> int:
     """Return how many strings deep a quote behind so many backslashes stands: `"` 0, `\"` 1, `\\\"` 2, but `\\"` 0 again."""
-    return (backslashes ^ (backslashes + 1)).bit_length() - 1
+    depth = 0
+    while backslashes % 2:
+        backslashes //= 2
+        depth += 1
+    return depth
+
+
+def _backslashes(depth: int) -> int:
+    return (1 << depth) - 1
 
 
 def _end_of_quoted(text: str, start: int, mark: str) -> int | None:
@@ -510,7 +537,7 @@ def _end_of_quoted(text: str, start: int, mark: str) -> int | None:
         here = _depth(found - run)
         doubled = mark == "'" and found > start and text[found + 1 : found + 2] == "'"  # YAML writes it so
         if here <= depth and not doubled:
-            return found - (2**here - 1)
+            return found - _backslashes(here)
         position = found + 2 if doubled else found + 1
     return None
 
@@ -536,6 +563,8 @@ def _is_secret_here(line: str, match: re.Match[str]) -> str:
         return ""
     if match["sep"] == ":" and not match["close"] and name.lower() in ("pass", "cookie", "set-cookie"):
         return ""  # a test's outcome, or a header with a rule of its own
+    if name.lower() == "pass" and match["space"]:
+        return ""
     if name.lower() in ("token", "secret") and _GRAMMAR_BEFORE.search(line[max(0, start - 14) : start]):
         return ""
     return name
@@ -573,7 +602,7 @@ def _mask_assignment(edits: _Edits, match: re.Match[str], name: str, *, anchored
     line, start = edits.text, match.end()
     colon = match["sep"] == ":"
     opened = None if match["close"] else _OPEN_QUOTE.search(line[max(0, match.start() - 8) : match.start()])
-    mark = _opening_quote(line, start, sure=bool(match["close"]) and colon)
+    mark = _opening_quote(line, start, like=match["close"] if colon else None)
     if mark and not (opened and mark[0] == opened[0]):
         _mask_quoted(edits, mark.end(), mark[0])
         return
@@ -600,8 +629,12 @@ def _mask_bare_member(edits: _Edits, start: int, mark: str, name: str) -> None:
     if scalar:
         value = scalar[0].rstrip()
         if not _is_harmless_value(value, name):
-            around = "\\" * (2 ** _depth(len(mark) - 1) - 1) + mark[-1]
+            around = "\\" * _backslashes(_depth(len(mark) - 1)) + mark[-1]
             edits.mask(start, start + len(value), f"{around}{MASK}{around}")
+
+
+def _in_go_map(line: str, match: re.Match[str]) -> bool:
+    return line.rfind("map[", max(0, match.start() - 300), match.start()) >= 0
 
 
 def _mask_run(edits: _Edits, match: re.Match[str], name: str, *, anchored: bool) -> None:
@@ -610,7 +643,7 @@ def _mask_run(edits: _Edits, match: re.Match[str], name: str, *, anchored: bool)
     if colon and (line[start] in "[{" or line.startswith("//", start)):
         return
     tight = not match["gap"] and not match["space"]
-    if colon and not match["gap"] and not _is_password_name(name) and name == name.lower():
+    if colon and not match["gap"] and name == name.lower() and not (_is_password_name(name) or _in_go_map(line, match)):
         return  # an image reference or a namespace: `auth:1.2`
     run = _RUN.match(line, start)
     if not run:
@@ -633,7 +666,7 @@ def _mask_after(
         start = match.end()
         if match.start() < edits.done or not is_secret_name(match["name"]):
             continue
-        mark = _opening_quote(line, start, sure="," in match[0])
+        mark = _opening_quote(line, start, like=match.groupdict().get("close"))
         if mark:
             _mask_quoted(edits, mark.end(), mark[0])
             continue
@@ -669,7 +702,7 @@ def _mask_name_value_pairs(text: str, sink: Sink | None) -> str:
         if match.start() < edits.done or not is_secret_name(match["name"]):
             continue
         start = match.end()
-        mark = _opening_quote(text, start, sure=bool(match["close"]))
+        mark = _opening_quote(text, start, like=match["close"])
         if mark:
             _mask_quoted(edits, mark.end(), mark[0])
         elif match["close"]:
@@ -768,7 +801,8 @@ _COMMON_VALUES = _set(
     "container containers database"
 )
 _SYSTEM_PATH = re.compile(
-    r"~?/(?:run|var|etc|home|tmp|usr|opt|root|secrets|mnt|proc|dev|app|srv|data|workspace|bin|lib|Users)(?:/[\w.@+ -]+)*/?|\.{1,2}/[\w.@+ /-]*"
+    r"~?/(?:run|var|etc|home|tmp|usr|opt|root|secrets|mnt|proc|dev|app|srv|data|workspace|bin|lib|Users)"
+    r"(?:/[\w.@+ -]+)*/?|\.{1,2}/[\w.@+ /-]*"
 )
 
 

@@ -21,9 +21,7 @@ def container_name(docker_cli: DockerCommandLine) -> Iterator[str]:
 
 
 @pytest.fixture
-def start_container(
-    docker_cli: DockerCommandLine, busybox_image: str, session_label: str
-) -> Iterator[StartContainer]:
+def start_container(docker_cli: DockerCommandLine, busybox_image: str, session_label: str) -> Iterator[StartContainer]:
     """Starts a container by docker itself, so that it is a stranger's for the command line; returns its name."""
     names: list[str] = []
 

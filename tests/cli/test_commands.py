@@ -123,12 +123,27 @@ def test_run_as_json_holds_the_streams_and_still_exits_with_the_containers_code(
 def test_run_hands_its_options_over(busybox_image: str, tmp_path: Path, container_name: str) -> None:
     (tmp_path / "note").write_text("from the host")
     options = (
-        *("--name", container_name, "-e", "A=b=c", "-e", "TAKEN", "-e", "ABSENT_HERE", "-w", "/tmp", "-u", "65534:65534"),
+        *(
+            "--name",
+            container_name,
+            "-e",
+            "A=b=c",
+            "-e",
+            "TAKEN",
+            "-e",
+            "ABSENT_HERE",
+            "-w",
+            "/tmp",
+            "-u",
+            "65534:65534",
+        ),
         *("-v", f"{tmp_path}:/host:ro", "-v", "tmpfs:/scratch:1m", "--network", "none", "-m", "64m", "--cpus", "0.5"),
         *("--pids-limit", "50", "--read-only-rootfs", "--cap-drop", "ALL", "-l", "mine=yes", "--entrypoint", "sh"),
     )
     os.chmod(tmp_path, stat.S_IRWXU | stat.S_IXOTH | stat.S_IROTH)
-    script = 'echo "$A,$TAKEN,${ABSENT_HERE-unset},$PWD,$(id -u)"; cat /host/note; touch /here 2>/dev/null || echo " sealed"'
+    script = (
+        'echo "$A,$TAKEN,${ABSENT_HERE-unset},$PWD,$(id -u)"; cat /host/note; touch /here 2>/dev/null || echo " sealed"'
+    )
     ended = cxc(*options_before(busybox_image, *options), "-c", script, environment={"TAKEN": "ours"})
     assert (ended.status, ended.stdout) == (0, "b=c,ours,unset,/tmp,65534\nfrom the host sealed\n")
 
@@ -230,7 +245,7 @@ def test_logs_keep_the_streams_apart(start_container: StartContainer, docker_cli
     ended = cxc("logs", name)
     assert (ended.stdout, ended.stderr) == ("one\nthree\n", "two\n")
     assert cxc("logs", name, "--grep", "TWO", "--json").document["lines"] == [{"stream": "stderr", "text": "two"}]
-    assert cxc("logs", "-n", "1", name).stdout == "three\n"
+    assert cxc("logs", "-n", "1", "--stream", "stdout", name).stdout == "three\n"
     assert cxc("logs", name, "--stream", "stdout", "-t").stdout.splitlines()[0].endswith("Z one")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.backends import DockerCommandLine
-from tests.cli.console import COMMAND, cxc, options_before, started
+from tests.cli.console import cxc, options_before, started
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,8 @@ def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run",), ("run", "--nonsense", "x"), ("run", "--config", "/not/there", "x"), ("run", "--cpus", "x", "y")]
+    "arguments",
+    [("run",), ("run", "--nonsense", "x"), ("run", "--config", "/not/there", "x"), ("run", "--cpus", "x", "y")],
 )
 def test_run_exits_with_125_for_errors_that_are_not_the_containers(arguments: tuple[str, ...]) -> None:
     ended = cxc(*arguments)
@@ -126,11 +126,3 @@ class TestWithAnEngine:
             assert process.wait(60) == 128 + number
         assert docker_cli(["container", "inspect", container_name], check=False).returncode != 0
         assert cxc("cleanup", "--dry-run").stdout == ""
-
-    def test_a_signal_during_a_follow_ends_it(self, docker_cli: DockerCommandLine, container_name: str) -> None:
-        # The follow begins after the log's lines were read: a line that needs the engine's answer would come too late.
-        process = subprocess.Popen([*COMMAND, "tools", "call", "container_logs", "--args-json", "-"], stdin=subprocess.PIPE)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (130, -signal.SIGINT)
-        assert process.stdin is not None
-        process.stdin.close()

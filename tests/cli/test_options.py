@@ -99,7 +99,8 @@ def test_tools_are_listed_with_their_annotations() -> None:
 
 
 def test_tools_that_are_switched_off_are_listed_only_with_all() -> None:
-    assert "container_run" not in cxc("tools", "--exclude-tools", "container_run").stdout
+    listed = cxc("tools", "list", "--exclude-tools", "container_run").stdout
+    assert "container_run" not in listed.split()
     shown = cxc("tools", "list", "--all", "--exclude-tools", "container_run", "--json").document["tools"]
     assert {tool["name"] for tool in shown if not tool["enabled"]} == {"container_run"}
 
@@ -116,7 +117,9 @@ def test_version_is_printed() -> None:
 
 
 @pytest.mark.parametrize("name", ["-h", "--help"])
-@pytest.mark.parametrize("command", [(), *((name,) for name in app.root().commands), ("tools", "call"), ("config", "show")])
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in app.root().commands), ("tools", "call"), ("config", "show")]
+)
 def test_every_command_has_help(command: tuple[str, ...], name: str) -> None:
     assert app.run([*command, name]) == 0
 
@@ -147,9 +150,15 @@ def test_settings_alone_without_a_terminal_serve_too() -> None:
     assert (ended.status, ended.stdout) == (0, "")
 
 
-def test_completion_scripts_are_printed() -> None:
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_ask_the_program(shell: str) -> None:
+    ended = cxc("completion", shell)
+    assert ended.status == 0
+    assert "_CXC_COMPLETE" in ended.stdout
+
+
+def test_completion_knows_the_commands() -> None:
+    words = {"COMP_WORDS": "cxc l", "COMP_CWORD": "1", "_CXC_COMPLETE": "bash_complete"}
     command = [sys.executable, "-c", "from codomyrmex_containerization.cli import app; app.main()"]
-    for shell in ("bash", "zsh", "fish"):
-        environment = {**os.environ, "_CXC_COMPLETE": f"{shell}_source"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert "_CXC_COMPLETE" in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **words})
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"list", "logs"}

@@ -105,7 +105,7 @@ def test_build_shows_a_bar_and_takes_it_away(
     finally:
         docker_cli(["image", "rm", "--force", image], check=False)
     assert ended.status == 0
-    assert "step 1/" in ended.stdout
+    assert "step " in without_escapes(ended.stdout)
     assert "\x1b[?25h" in ended.stdout
     assert without_escapes(ended.stdout).splitlines()[-1].startswith(f"built {image}")
 

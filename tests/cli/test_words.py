@@ -7,10 +7,10 @@ from typing import Any
 import click
 import pytest
 
-from codomyrmex_containerization.cli import app, arguments, commands, reference, words
+from codomyrmex_containerization.cli import app, arguments, reference, words
 
-TOOLS = {one.tool: (one.name, words.options_of(one.params)) for one in commands.TABLE}
-RUN = next(words.options_of(one.params) for one in commands.TABLE if one.name == "run")
+TOOLS = {one.tool: (one.name, words.options_of(one.params)) for one in app.TABLE}
+RUN = next(words.options_of(one.params) for one in app.TABLE if one.name == "run")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_tool_arguments_are_joined(texts: tuple[str, ...], document: str | None,
     [("id=a,env=B", {"a": "env:B"}), ("id=a,src=b/c", {"a": "file:b/c"}), ("type=file,id=a,source=b", {"a": "file:b"})],
 )
 def test_build_secrets_are_read_as_docker_writes_them(text: str, wanted: dict[str, str]) -> None:
-    command = commands.click_command(next(one for one in commands.TABLE if one.name == "build"))
+    command = app.root().commands["build"]
     with click.Context(command) as context:
         assert arguments.build_secrets(context, command.params[0], (text,)) == wanted
 
@@ -60,7 +60,9 @@ def test_reference_names_every_command_and_every_option() -> None:
 
 def _missing(command: click.Command, path: list[str], text: str) -> list[str]:
     missing = [] if len(path) == 1 or f"### {' '.join(path)}\n" in text else [" ".join(path)]
-    missing += [name for one in command.params if isinstance(one, click.Option) for name in one.opts if name not in text]
+    missing += [
+        name for one in command.params if isinstance(one, click.Option) for name in one.opts if name not in text
+    ]
     for name, inner in getattr(command, "commands", {}).items():
         missing += _missing(inner, [*path, name], text)
     return missing
@@ -71,6 +73,6 @@ def test_every_command_names_a_tool_and_arguments_that_exist() -> None:
 
     tools = _discovery.all_tools()
     own = {"build": {"path", "file", "log"}, "list": {"no_usage"}}
-    for entry in commands.TABLE:
+    for entry in app.TABLE:
         known = {field.alias or name for name, field in tools[entry.tool].arguments.model_fields.items()}
         assert {one.name for one in entry.params} - own.get(entry.name, set()) <= known

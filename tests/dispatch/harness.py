@@ -27,7 +27,7 @@ class House:
     said: list[str] = field(default_factory=list)
     progress: list[str] = field(default_factory=list)
 
-    async def call(self, name: str, arguments: dict[str, Any] | None = None, **more: Any) -> call.Outcome:
+    async def call(self, name: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> call.Outcome:
         """Call a tool as an MCP client without elicitation does."""
         return await self._call(name, {**(arguments or {}), **more}, None)
 
@@ -42,14 +42,16 @@ class House:
 
         return await self._call(name, arguments, kept)
 
-    async def ok(self, name: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    async def ok(self, name: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> dict[str, Any]:
         """Call a tool that must succeed and return its structured answer."""
         outcome = await self.call(name, {**(arguments or {}), **more})
         assert outcome.error is None, outcome.text
         assert outcome.structured is not None
         return outcome.structured
 
-    async def fails(self, code: str, name: str, arguments: dict[str, Any] | None = None, **more: Any) -> call.Outcome:
+    async def fails(
+        self, code: str, name: str, arguments: dict[str, Any] | None = None, /, **more: Any
+    ) -> call.Outcome:
         """Call a tool that must fail with this code."""
         outcome = await self.call(name, {**(arguments or {}), **more})
         assert outcome.error_data.get("code") == code, outcome.text

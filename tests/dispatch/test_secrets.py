@@ -55,8 +55,8 @@ def world(docker_cli: DockerCommandLine, busybox_image: str, session_label: str)
     script = (
         f"echo plain $STORE_PASSWORD; echo STORE_PASSWORD=$STORE_PASSWORD; echo label {in_label} >&2;"
         f"printf 'split {in_env[:half]}'; echo between >&2; usleep 20000; printf '{in_env[half:]}\\n';"
-        f"printf '%s' '{'x' * (16384 - half)}'; printf '%s\\n' {in_env};"
-        f"printf '%s' '{'y' * (81920 - len(in_env) + 3)}'; printf '%s\\n' {in_env};"
+        f"head -c {16384 - half} /dev/zero | tr '\\0' x; printf '%s\\n' {in_env};"
+        f"head -c {81920 - len(in_env) + 3} /dev/zero | tr '\\0' y; printf '%s\\n' {in_env};"
         f"printf '{key}\\n'; echo the end"
     )
     made = docker_cli(
@@ -149,6 +149,63 @@ async def logs(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> N
     assert not [line for line in pem_lines()[1:-1] if line in left]
 
 
+async def inspect(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = await house.ok("container_inspect", container=world.container)
+    assert "STORE_PASSWORD=***" in found["env"]
+    assert found["labels"]["api-token"] == "***"
+
+
+async def execute(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = secret("ExecEnv")
+    made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
+    script = "env; echo $STORE_PASSWORD; echo $STORE_PASSWORD >&2; echo $DB_PASSWORD; exit 3"
+    said = await house.ok(
+        "container_exec", container=made["name"], command=["sh", "-c", script], env={"DB_PASSWORD": given}
+    )
+    assert said["exit_code"] == 3
+    missing = await house.call(
+        "container_exec", container=made["name"], command=[f"/no/{given}"], env={"DB_PASSWORD": given}
+    )
+    assert missing.error is not None
+    assert_kept(house, given)
+
+
+async def control(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
+    await house.ok("container_control", container=made["name"], action="kill")
+    refused = await house.call("container_control", container=world.container, action="pause")
+    assert refused.error is not None
+
+
+async def copy(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
+    Path("settings.env").write_text(f"STORE_PASSWORD={world.in_env}\n")
+    await house.ok("container_copy", source="settings.env", target=f"{made['name']}:/tmp/")
+    await house.ok("container_copy", source=f"{made['name']}:/tmp/settings.env", target="back.env")
+    assert world.in_env in Path("back.env").read_text()  # a copy keeps its bytes; the answer does not show them
+    await house.fails(
+        "confirmation_required", "container_copy", source=f"{made['name']}:/tmp/settings.env", target="back.env"
+    )
+
+
+async def images(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = await house.ok("image_inspect", image=world.image)
+    assert "STORE_PASSWORD=***" in found["env"]
+
+
+async def image_listing(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await house.ok("image_list", {"name": world.image}))["total"] == 1
+
+
+async def tagging(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.call("image_tag", source=world.image, target=backends.BUSYBOX_IMAGE)
+    await house.call("image_tag", source=world.image, target=f"-{world.in_env}")
+
+
+async def image_removal(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.call("image_remove", image=world.image, force=True)
+
+
 async def remove(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def decline(question: str) -> harness.Reply:
         return "decline"
@@ -165,6 +222,14 @@ SCENARIOS: dict[str, Scenario] = {
     "container_run": run,
     "container_logs": logs,
     "container_remove": remove,
+    "container_inspect": inspect,
+    "container_exec": execute,
+    "container_control": control,
+    "container_copy": copy,
+    "image_inspect": images,
+    "image_list": image_listing,
+    "image_tag": tagging,
+    "image_remove": image_removal,
 }
 
 

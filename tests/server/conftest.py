@@ -35,3 +35,12 @@ def own_engine(_engine_to_kill: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> O
     backends.ensure_busybox_image(_engine_to_kill.docker)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{_engine_to_kill.socket_path}")
     return _engine_to_kill
+
+
+@pytest.fixture(scope="session")
+def buildx_program() -> Path:
+    """The buildx program, to be named in the server's settings."""
+    found = backends.find_buildx()
+    if found is None:
+        backends.missing("no buildx plug-in")
+    return found

@@ -135,15 +135,23 @@ async def silent(stream: SocketStream) -> None:
     await anyio.sleep_forever()
 
 
-def answering(*answers: bytes) -> Handle:
-    """Say these bytes, one after the other, whatever is asked; after the last of them the connection ends."""
+def answering(version: bytes, other: bytes) -> Handle:
+    """Say these bytes to whoever asks for the version or for anything else; an answer that is no whole one ends the connection."""
 
     async def handle(stream: SocketStream) -> None:
-        for answer in answers:
-            await stream.receive()
+        while True:
+            asked = await stream.receive()
+            answer = version if b"/version" in asked.split(b"\r\n", 1)[0] else other
             await stream.send(answer)
+            if not _is_whole(answer):
+                return
 
     return handle
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head.endswith(f"Content-Length: {len(body)}".encode())
 
 
 def http(body: bytes, *, kind: str = "application/json", length: int | None = None) -> bytes:
@@ -211,3 +219,10 @@ def _processes(marker: bytes) -> Iterator[int]:
             with suppress(OSError):
                 if marker in (entry / "cmdline").read_bytes():
                     yield int(entry.name)
+
+
+def end_processes(marker: str) -> None:
+    """End what a test has started and what outlived its engine."""
+    for pid in processes(marker):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

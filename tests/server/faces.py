@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import mcp_types as types
@@ -14,6 +16,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+import codomyrmex_containerization
 from codomyrmex_containerization import __version__
 from codomyrmex_containerization.server import adapter
 from tests.dispatch import harness
@@ -21,6 +24,7 @@ from tests.dispatch import harness
 Transport = Literal["memory", "stdio"]
 Era = Literal["legacy", "modern"]
 Action = Literal["accept", "decline", "cancel"]
+Setting = str | bool | float
 
 ERAS: tuple[Era, ...] = ("legacy", "modern")
 PROTOCOL_VERSIONS = {"legacy": "2025-11-25", "modern": "2026-07-28"}
@@ -62,8 +66,17 @@ class Person:
 
 
 @asynccontextmanager
-async def connected(face: Face, *, person: Person | None = None, **settings: str) -> AsyncIterator[Client]:
+async def connected(face: Face, *, person: Person | None = None, **settings: Setting) -> AsyncIterator[Client]:
     """A client of a real server; it declares elicitation when there is a person. `settings` are those of the environment."""
+    try:
+        async with _connected(face, person, settings) as client:
+            yield client
+    except BaseExceptionGroup as group:
+        raise bare(group) from None
+
+
+@asynccontextmanager
+async def _connected(face: Face, person: Person | None, settings: Mapping[str, Setting]) -> AsyncIterator[Client]:
     ask = person.answer if person is not None else None
     mode = "legacy" if face.era == "legacy" else "auto"
     if face.transport == "memory":
@@ -83,11 +96,16 @@ async def connected(face: Face, *, person: Person | None = None, **settings: str
             yield client
 
 
-def environment(**settings: str) -> dict[str, str]:
+def environment(**settings: Setting) -> dict[str, str]:
     """This test's environment, with these settings of the server."""
+    source = str(Path(codomyrmex_containerization.__file__).parents[1])
     return {
         **os.environ,
-        **{f"CODOMYRMEX_CONTAINERIZATION_{name.upper()}": value for name, value in settings.items()},
+        "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **{
+            f"CODOMYRMEX_CONTAINERIZATION_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in settings.items()
+        },
     }
 
 
@@ -116,4 +134,12 @@ def error_of(result: types.CallToolResult) -> dict[str, Any]:
     assert text_of(result).startswith(f"{error['code']}: ")
     assert error["hint"] in text_of(result)
     assert isinstance(error, dict)
+    return error
+
+
+def bare(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a test itself raised, without the task groups that it was raised in."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     return error

@@ -151,8 +151,8 @@ class Wire:
 
 
 @asynccontextmanager
-async def served(era: faces.Era, **settings: str) -> AsyncIterator[Wire]:
-    """A server that has shaken hands. When the block ends without having ended it, it is killed."""
+async def served(era: faces.Era, *, begin: bool = True, **settings: faces.Setting) -> AsyncIterator[Wire]:
+    """A server that has shaken hands (unless `begin` is false). When the block ends without having ended it, it is killed."""
     with tempfile.TemporaryFile() as errors:
         process = await anyio.open_process(
             faces.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=faces.environment(**settings)
@@ -161,9 +161,12 @@ async def served(era: faces.Era, **settings: str) -> AsyncIterator[Wire]:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wire.read)
-                await wire.begin()
+                if begin:
+                    await wire.begin()
                 yield wire
                 tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise faces.bare(group) from None
         finally:
             with anyio.CancelScope(shield=True):
                 with suppress(ProcessLookupError):

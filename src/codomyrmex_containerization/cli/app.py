@@ -13,11 +13,23 @@ from typing import Any, NoReturn
 import click
 
 from codomyrmex_containerization import __version__, errors
-from codomyrmex_containerization.cli import commands, local_commands, options, screen, session
+from codomyrmex_containerization.cli import (
+    commands,
+    entry,
+    local_commands,
+    object_commands,
+    options,
+    screen,
+    session,
+    words,
+)
 from codomyrmex_containerization.cli.screen import Screen
 
 PROGRAM = "cxc"
 DISTRIBUTION = "codomyrmex-containerization"
+
+# In the order of the help.
+TABLE: tuple[entry.ToolCommand, ...] = (*commands.TABLE, *object_commands.TABLE)
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
@@ -59,7 +71,12 @@ def run(arguments: Sequence[str], *, serve: options.Serve | None = None) -> int:
 def root() -> options.Group:
     """Return the tree of all commands."""
     version = click.Option(
-        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_version,
+        help="Print the version.",
     )
     group = options.Group(
         PROGRAM,
@@ -69,8 +86,11 @@ def root() -> options.Group:
         params=[version],
         is_root=True,
     )
-    for entry in commands.TABLE:
-        group.add_command(_guarded(commands.click_command(entry), entry.own_errors))
+    known: dict[str, tuple[str, dict[str, str]]] = {}
+    for one in TABLE:
+        known.setdefault(one.tool, (one.name, words.options_of(one.params)))
+    for one in TABLE:
+        group.add_command(_guarded(entry.click_command(one, known), one.own_errors))
     for command in local_commands.all_commands():
         group.add_command(_guarded(command, None))
     return group
@@ -132,10 +152,8 @@ def _carried_out(function: Any, own_errors: int | None) -> int:
 def _usage_error(error: click.UsageError, given: options.Given, arguments: Sequence[str]) -> int:
     path = error.ctx.command_path if error.ctx is not None else PROGRAM
     name = error.ctx.info_name or "" if error.ctx is not None else ""
-    entry = commands.entry_named(name)
-    status = errors.InvalidArgument.exit_status
-    if entry is not None and entry.own_errors is not None:
-        status = entry.own_errors
+    own = next((one.own_errors for one in TABLE if one.name == name), None)
+    status = errors.InvalidArgument.exit_status if own is None else own
     given.json = given.json or options.wants_json(arguments)
     return _failure(errors.InvalidArgument(error.format_message(), hint=f"see '{path} --help'"), given, status)
 
@@ -158,7 +176,9 @@ def _defect(error: Exception) -> errors.InternalError:
 
     id = secrets.token_hex(4)
     sys.stderr.write(session.redacted(f"internal error {id}: {''.join(traceback.format_exception(error))}"))
-    return errors.InternalError(f"A defect of this program stopped the command (id {id}; what is above says more).", hint="report it")
+    return errors.InternalError(
+        f"A defect of this program stopped the command (id {id}; what is above says more).", hint="report it"
+    )
 
 
 def _leave(status: int) -> NoReturn:

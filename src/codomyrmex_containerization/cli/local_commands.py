@@ -1,4 +1,4 @@
-"""What do the commands do that call no tool of their own: `tools`, `config`, `cleanup`, `serve`?"""
+"""What do the commands do that call no tool of their own: `tools`, `config`, `cleanup`, `completion`, `serve`?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.cli import arguments, commands, options, session
+from codomyrmex_containerization.cli import arguments, entry, options, session
 from codomyrmex_containerization.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def all_commands() -> list[click.Command]:
     """Return the commands, in the order in which the help lists them."""
-    return [_tools(), _config(), _cleanup(), _serve()]
+    return [_tools(), _config(), _cleanup(), _completion(), _serve()]
 
 
 def _given() -> options.Given:
@@ -35,7 +35,9 @@ def _screen() -> Screen:
 
 
 def _tools() -> click.Command:
-    group = options.Group("tools", help="List the tools that agents get, call one, show its arguments.", callback=_list_when_alone)
+    group = options.Group(
+        "tools", help="List the tools that agents get, call one, show its arguments.", callback=_list_when_alone
+    )
     group.add_command(
         options.Command(
             "list",
@@ -57,13 +59,18 @@ def _tools() -> click.Command:
                     metavar="NAME=TEXT",
                     help="Argument; NAME:=JSON for what is no text. Given twice, a list.",
                 ),
-                click.Option(["--args-json"], metavar="JSON", help="All arguments as one JSON object; '-' reads it from stdin."),
+                click.Option(
+                    ["--args-json"], metavar="JSON", help="All arguments as one JSON object; '-' reads it from stdin."
+                ),
             ],
         )
     )
     group.add_command(
         options.Command(
-            "schema", help="Show the JSON schema of a tool's arguments.", callback=_show_schema, params=[click.Argument(["name"])]
+            "schema",
+            help="Show the JSON schema of a tool's arguments.",
+            callback=_show_schema,
+            params=[click.Argument(["name"])],
         )
     )
     return group
@@ -120,10 +127,9 @@ def _known_tools() -> tuple[dict[str, ToolSpec], dict[str, ToolSpec]]:
 
 
 def _call_tool(*, name: str, args: tuple[str, ...], args_json: str | None) -> int:
-    entry = commands.ToolCommand(
-        "tools call", name, "", to_arguments=lambda _: arguments.tool_arguments(args, args_json), advice="tools"
-    )
-    return commands.carry_out(entry, {}, _given())
+    called = entry.ToolCommand("tools call", name, "", to_arguments=lambda _: arguments.tool_arguments(args, args_json))
+    # No commands are known to it: who calls tools by name gets advice in words of tools.
+    return entry.carry_out(called, {}, _given(), {})
 
 
 def _show_schema(*, name: str) -> int:
@@ -142,10 +148,20 @@ def _show_schema(*, name: str) -> int:
 
 
 def _config() -> click.Command:
-    group = options.Group("config", help="Show the settings that hold and where each comes from.", callback=_show_when_alone)
-    group.add_command(options.Command("show", help="Show every setting with its value and where it comes from.", callback=_show_config))
-    group.add_command(options.Command("example", help="Print a settings file of all keys, commented out.", callback=_print_example))
-    group.add_command(options.Command("path", help="Print where your settings file is, or would be.", callback=_print_path))
+    group = options.Group(
+        "config", help="Show the settings that hold and where each comes from.", callback=_show_when_alone
+    )
+    group.add_command(
+        options.Command(
+            "show", help="Show every setting with its value and where it comes from.", callback=_show_config
+        )
+    )
+    group.add_command(
+        options.Command("example", help="Print a settings file of all keys, commented out.", callback=_print_example)
+    )
+    group.add_command(
+        options.Command("path", help="Print where your settings file is, or would be.", callback=_print_path)
+    )
     return group
 
 
@@ -162,12 +178,16 @@ def _show_config() -> int:
     rows = []
     for row in config.rows(loaded):
         value = [redactor.text(one) for one in row.value] if isinstance(row.value, list) else redactor.value(row.value)
-        rows.append({"key": row.key, "value": value, "source": redactor.text(row.source), "description": row.description})
+        rows.append(
+            {"key": row.key, "value": value, "source": redactor.text(row.source), "description": row.description}
+        )
     if to.json:
         warnings = [redactor.text(one) for one in loaded.warnings]
         to.document({"status": "success", "settings": rows, "warnings": warnings})
         return 0
-    to.table(("KEY", "VALUE", "SOURCE"), [(str(row["key"]), _value_text(row["value"]), str(row["source"])) for row in rows])
+    to.table(
+        ("KEY", "VALUE", "SOURCE"), [(str(row["key"]), _value_text(row["value"]), str(row["source"])) for row in rows]
+    )
     return 0
 
 
@@ -206,7 +226,7 @@ def _print_path() -> int:
     return 0
 
 
-# ----------------------------------------------------------------------------------------------------- cleanup and serve
+# ----------------------------------------------------------------------------------------------------- cleanup, completion, serve
 
 
 def _cleanup() -> click.Command:
@@ -223,11 +243,15 @@ def _clean_up(*, dry_run: bool) -> int:
 
     async def work(application: Application) -> list[str]:
         if application.settings.read_only and not dry_run:
-            raise errors.Refused("cleanup removes things, and --read-only is set.", hint="leave it out, or add --dry-run")
+            raise errors.Refused(
+                "cleanup removes things, and --read-only is set.", hint="leave it out, or add --dry-run"
+            )
         probes = await application.engines.probe()
         if not any(probe.info is not None for probe in probes):
             first = probes[0]
-            raise errors.EngineUnavailable(f"No engine answers: {first.name}: {first.reason}", hint=first.remedy or "see 'cxc status'")
+            raise errors.EngineUnavailable(
+                f"No engine answers: {first.name}: {first.reason}", hint=first.remedy or "see 'cxc status'"
+            )
         return [application.redactor.text(line) for line in await application.reap(dry_run=dry_run)]
 
     lines = session.run(given, to, work)
@@ -243,14 +267,43 @@ def _clean_up(*, dry_run: bool) -> int:
     return 0
 
 
+def _completion() -> click.Command:
+    return options.Command(
+        "completion",
+        help="Print a completion script. For bash: source <(cxc completion bash)",
+        callback=_print_completion,
+        params=[click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]))],
+    )
+
+
+def _print_completion(*, shell: str) -> int:
+    from click import shell_completion
+
+    context = click.get_current_context().find_root()
+    made = shell_completion.get_completion_class(shell)
+    if made is None:
+        raise errors.Unsupported(f"There is no completion for {shell}.", hint="use bash, zsh or fish")
+    text = made(context.command, {}, "cxc", "_CXC_COMPLETE").source()
+    to = _screen()
+    if to.json:
+        to.document({"status": "success", "script": text})
+    else:
+        to.line(text.strip("\n"))
+    return 0
+
+
 def _serve() -> click.Command:
-    return options.Command("serve", help="Serve the tools over MCP on stdin and stdout, until stdin ends.", callback=serve_now)
+    return options.Command(
+        "serve", help="Serve the tools over MCP on stdin and stdout, until stdin ends.", callback=serve_now
+    )
 
 
 def serve_now() -> int:
     """Hand over to the server with the settings that the command line gives."""
     given = _given()
     if given.serve is None:
-        raise errors.Unsupported("This program was started without its server.", hint="start codomyrmex-containerization serve")
+        raise errors.Unsupported(
+            "This program was started without its server.", hint="start codomyrmex-containerization serve"
+        )
     given.serve(session.load(given, Screen(json=False)))
     return 0

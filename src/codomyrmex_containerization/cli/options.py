@@ -173,7 +173,9 @@ class Group(click.Group):
         """Return the names in the order in which they were added, which is the order of use."""
         return list(self.commands)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command. Raises UsageError with the nearest name."""
         name = args[0]
         if name in self.commands or name.startswith("-"):

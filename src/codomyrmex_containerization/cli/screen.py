@@ -126,7 +126,11 @@ def with_next_step(message: str, hint: str) -> str:
 
 
 def prepare() -> None:
-    """Let no character that a stream cannot write end the program."""
+    """Let neither a character that a stream cannot write nor a closed stream end the program."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open for good
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open for good
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import click
 
+# The command and its options that stand for each tool.
+Commands = Mapping[str, tuple[str, Mapping[str, str]]]
+
 _ARGUMENT = re.compile(r"\b([a-z_]+)=(?:'([^']*)'|([\w.:/-]+))")
 
 
@@ -15,7 +18,7 @@ def options_of(parameters: Iterable[click.Parameter]) -> dict[str, str]:
     return {one.name: max(one.opts, key=len) for one in parameters if isinstance(one, click.Option) and one.name}
 
 
-def for_a_person(text: str, commands: Mapping[str, tuple[str, Mapping[str, str]]], own: Mapping[str, str]) -> str:
+def for_a_person(text: str, commands: Commands, own: Mapping[str, str]) -> str:
     """Turn `container_list(all=true)` into `cxc list --all` and `force=true` into `--force`.
 
     `commands` gives the command and its options for each tool, `own` the options of the command at hand.

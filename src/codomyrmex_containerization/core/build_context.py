@@ -196,6 +196,12 @@ def stream(
     return _chunks(pieces, chunk_bytes=chunk_bytes, max_bytes=max_bytes)
 
 
+def stream_all(root: Path) -> Iterator[bytes]:
+    """Return the tar of everything in a folder, made while it is read as `stream` makes it; no file in it is special."""
+    pieces = _context(root, IgnoreRules(), _Plan(frozenset(), {}, {}))
+    return _chunks(pieces, chunk_bytes=_READ_BYTES, max_bytes=None)
+
+
 # --- the tar ---------------------------------------------------------------------------------------------------------
 
 

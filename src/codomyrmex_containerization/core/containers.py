@@ -39,6 +39,7 @@ _KILL_SECONDS = 1.0
 # A private key is at most about 100 lines long: so many lines before the first one shown are read to know whether it lies inside one.
 _CONTEXT_LINES = 120
 _COUNT_SECONDS = 1.5
+_LONGEST_LINE_CHARACTERS = 4_000
 
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 
@@ -417,8 +418,18 @@ class _LogReader:
     def _line(self, line: output.RawLine) -> None:
         self.read += 1
         text = self._redactors[line.stream].line(output.readable(line.data))
+        if len(line.data) > output.LONGEST_LINE_BYTES:
+            # The rest of such a line was not kept: where it breaks off, half of a secret may stand.
+            text = f"{text[: -output.CUT_MARGIN_CHARACTERS]}[... the rest of this line is left out ...]"
         folded = text.casefold()
         if self._needles and not any(needle in folded for needle in self._needles):
             return
         self.matched += 1
-        self._kept.append(LogLine(line.stream, line.timestamp, text))
+        self._kept.append(LogLine(line.stream, line.timestamp, _bounded(text)))
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= _LONGEST_LINE_CHARACTERS:
+        return text
+    kept = _LONGEST_LINE_CHARACTERS // 2
+    return f"{text[:kept]}[... {len(text) - 2 * kept:,} characters left out ...]{text[-kept:]}"

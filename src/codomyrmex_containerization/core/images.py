@@ -362,7 +362,7 @@ def _secret(id: str, source: str) -> BuildSecret:
         raise errors.InvalidArgument(
             f"The secret {id!r} has no usable source.", hint="write env:NAME or file:PATH (without a comma)"
         )
-    return BuildSecret(id, path=Path(path))
+    return BuildSecret(id, path=Path(path).expanduser())
 
 
 def platforms(entries: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from codomyrmex_containerization.models.container import OutputFrame, Stream
 HEAD_BYTES = 16_384
 TAIL_BYTES = 65_536
 LONGEST_LINE_BYTES = 65_536
+CUT_MARGIN_CHARACTERS = 8_192  # longer than any secret
 
 _TIMESTAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ")
 

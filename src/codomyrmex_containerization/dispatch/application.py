@@ -35,11 +35,19 @@ class Application:
     runs_folder: Path
     audit: Audit
 
+    @property
+    def has_dead_runs(self) -> bool:
+        """Whether there is something to reap."""
+        return runs.any_dead(self.runs_folder, self.run.run)
+
     async def reap(self, *, dry_run: bool = False) -> list[str]:
         """Take away what dead runs left; return a line for each object. Errors of engines leave it for the next start."""
         with anyio.move_on_after(_REAP_SECONDS):
             return await runs.reap(self.engines, self.runs_folder, self.run.host, self.run.run, dry_run=dry_run)
-        return []
+        raise errors.DeadlineExceeded(
+            f"Looking for what dead runs left took longer than {_REAP_SECONDS:g} seconds.",
+            hint="see container_runtime_status; the next start tries again",
+        )
 
     async def aclose(self) -> None:
         """Remove what is still to be removed, close everything; may be called twice."""
@@ -52,6 +60,11 @@ class Application:
         """Give up the run's lock and the audit file."""
         self.run.close()
         self.audit.close()
+
+    def let_go(self) -> None:
+        """Leave everything to the process that this one was forked from."""
+        self.run.let_go()
+        self.audit.let_go()
 
 
 def tools() -> Mapping[str, ToolSpec]:

@@ -57,6 +57,12 @@ class Audit:
                 os.close(self._file)
                 self._file = -1
 
+    def let_go(self) -> None:
+        """Close a forked process's copy of the file, without the lock, which a thread that was not forked may hold."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
     def _open(self, more: int) -> None:
         if self._file >= 0 and self._size + more <= self._settings.max_bytes:
             return

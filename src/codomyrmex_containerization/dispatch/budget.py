@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from codomyrmex_containerization.tools._answer import Answer
 
 _ROUNDS = 12
 _ROOM_FOR_THE_NOTE = 300
+_SHARES = (4, 8, 16, 32, 64, 128)
+_CHARACTERS_A_ROW = 20
 
 
 def fit(answer: Answer, limit: int) -> tuple[Answer, str]:
@@ -21,7 +24,7 @@ def fit(answer: Answer, limit: int) -> tuple[Answer, str]:
         if shorter is None:
             break
         answer = shorter
-    return answer, cut_text(with_note(answer), limit)
+    return _clamped_answer(answer, limit)
 
 
 def structured(answer: Answer) -> str:
@@ -40,6 +43,27 @@ def cut_text(text: str, limit: int) -> str:
         return text
     note = f"\n[cut: {len(text):,} characters in all]"
     return text[: max(limit - len(note), 0)] + note
+
+
+def _clamped_answer(answer: Answer, limit: int) -> tuple[Answer, str]:
+    """Cut whatever is long, wherever it stands: for answers whose size is in parts that no tool meant to be long."""
+    whole = answer.model_dump(mode="json", exclude_none=True)
+    for share in _SHARES:
+        note = f"long parts were cut to about {limit // share:,} characters each"
+        answer = type(answer).model_validate({**_clamped(whole, limit // share), "truncated": note})
+        if len(structured(answer)) <= limit:
+            break
+    return answer, cut_text(with_note(answer), limit)
+
+
+def _clamped(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[:longest]}[... {len(value) - longest:,} more]"
+    if isinstance(value, list):
+        return [_clamped(one, longest) for one in value[: max(longest // _CHARACTERS_A_ROW, 1)]]
+    if isinstance(value, dict):
+        return {key: _clamped(one, longest) for key, one in list(value.items())[: max(longest // 2, 40)]}
+    return value
 
 
 def _shorter(answer: Answer, limit: int, size: int) -> Answer | None:

@@ -35,7 +35,8 @@ class Caller:
     """Who calls, and how a person behind it can be asked.
 
     `ask` puts a question now; `can_defer` says that an unanswered question may be the outcome and that the call comes back with `reply` and
-    `pending` (the state that went with the question). `agreed` is a person's word given beforehand (`--yes`).
+    `pending` (the state that went with the question). `agreed` is a person's word given beforehand (`--yes`). `characters` is the room for
+    an answer (None: as it is set).
     """
 
     face: Literal["mcp", "cli", "python"]
@@ -45,6 +46,7 @@ class Caller:
     reply: Reply | None = None
     pending: str | None = None
     agreed: bool = False
+    characters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Dispatcher:
             raise errors.DeadlineExceeded(
                 f"{name} took longer than {limit:g} seconds and was given up.", hint="see container_runtime_status"
             ) from error
-        return self._answered(answer)
+        return self._answered(answer, caller.characters or self._settings.answer_characters)
 
     async def _confirm(
         self,
@@ -245,7 +247,7 @@ class Dispatcher:
                 hint="see container_runtime_status",
             ) from error
 
-    def _answered(self, answer: Answer) -> Outcome:
+    def _answered(self, answer: Answer, limit: int) -> Outcome:
         redactor = self._context.redactor
         plain = answer.model_dump(mode="json", exclude_none=True)
         redacted = redactor.value(plain)
@@ -253,7 +255,7 @@ class Dispatcher:
             private = answer.__pydantic_private__
             answer = type(answer).model_validate(redacted)
             object.__setattr__(answer, "__pydantic_private__", private)
-        fitted, text = budget.fit(answer, self._settings.answer_characters)
+        fitted, text = budget.fit(answer, limit)
         structured = _dict(redacted) if fitted is answer else fitted.model_dump(mode="json", exclude_none=True)
         return Outcome(text=redactor.text(text), structured=structured)
 

@@ -19,6 +19,7 @@ from codomyrmex_containerization.tools._decorator import ToolSpec
 
 CONFIRM = "confirm_token"
 _LARGEST_ARGUMENTS_CHARACTERS = 8_000_000
+_DEEPEST_ARGUMENT = 32
 
 
 def find_tool(
@@ -88,7 +89,7 @@ def _unpacked(value: Any, annotation: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("[", "{") and "str" not in _plain_alternatives(annotation):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -105,11 +106,13 @@ def _plain_alternatives(annotation: Any) -> set[str]:
 
 
 def _refuse_unwritable(given: Mapping[str, Any]) -> None:
-    """Refuse characters that no name, path or variable can hold: NUL, and halves of surrogate pairs."""
+    """Refuse characters that no name, path or variable can hold: NUL, and halves of surrogate pairs; and what is nested too deeply."""
     left = _LARGEST_ARGUMENTS_CHARACTERS
-    waiting: list[tuple[str, Any]] = list(given.items())
+    waiting: list[tuple[str, Any, int]] = [(name, value, 0) for name, value in given.items()]
     while waiting:
-        name, value = waiting.pop()
+        name, value, depth = waiting.pop()
+        if depth > _DEEPEST_ARGUMENT:
+            raise errors.InvalidArgument(f"{name} is nested too deeply.", hint="mend the argument and call again")
         if isinstance(value, str):
             left -= len(value)
             if "\0" in value:
@@ -119,9 +122,9 @@ def _refuse_unwritable(given: Mapping[str, Any]) -> None:
                     f"{name} holds half a surrogate pair, which is no character.", hint="send valid Unicode"
                 )
         elif isinstance(value, Mapping):
-            waiting += [(name, one) for pair in value.items() for one in pair]
+            waiting += [(name, one, depth + 1) for pair in value.items() for one in pair]
         elif isinstance(value, list | tuple):
-            waiting += [(name, one) for one in value]
+            waiting += [(name, one, depth + 1) for one in value]
         if left < 0:
             raise errors.InvalidArgument(
                 "The arguments are larger than 8 million characters.", hint="put large content into a file"

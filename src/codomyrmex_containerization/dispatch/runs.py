@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -37,8 +38,11 @@ class Run:
         self._writing = threading.Lock()
         self.host = host_name(folder)
         self.run = secrets.token_hex(8)
-        self._lock = os.open(folder / f"{self.run}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Locked before it has its name: another start's reaper would take an unlocked one for a dead run's.
+        unnamed = folder / f"{self.run}.new"
+        self._lock = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(folder / f"{self.run}.lock")
         self._journal = os.open(
             folder / f"{self.run}.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -88,6 +92,13 @@ class Run:
         os.close(self._lock)
         self._lock = -1
 
+    def let_go(self) -> None:
+        """Close this process's copies of the files and leave the run to the process that it was forked from."""
+        if self._lock >= 0:
+            os.close(self._journal)
+            os.close(self._lock)
+            self._lock = -1
+
     def _note(self, entry: dict[str, str]) -> None:
         with self._writing, suppress(OSError):
             os.write(self._journal, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
@@ -102,40 +113,72 @@ def host_name(folder: Path) -> str:
     return hashlib.sha256(f"codomyrmex\0{machine}\0{os.path.realpath(folder)}".encode()).hexdigest()[:16]
 
 
+def any_dead(folder: Path, own_run: str) -> bool:
+    """Say whether a run has ended without taking its files away: only such a one can have left something in an engine."""
+    return any(lock.stem != own_run and not _is_alive(folder, lock.stem) for lock in folder.glob("*.lock"))
+
+
 async def reap(
     engines: selection.Engines, folder: Path, host: str, own_run: str, *, dry_run: bool = False
 ) -> list[str]:
-    """Remove what dead runs left in the engines that answer; return a line for each object."""
-    taken: list[str] = []
+    """Remove what dead runs left in the engines that answer; return a line for each object.
+
+    What could not be removed, or not be looked at, is a line that says so, and stays written down for the next time.
+    """
+    lines: list[str] = []
+    all_done = True
     for probe in await engines.probe():
-        if probe.info is not None:
-            taken += await _reap_engine(engines.get(probe.name), folder, host, own_run, dry_run=dry_run)
-    if not dry_run:
+        if probe.info is None:
+            all_done = False
+            continue
+        try:
+            async for line, done in _reap_engine(engines.get(probe.name), folder, host, own_run, dry_run=dry_run):
+                lines.append(line)
+                all_done = all_done and done
+        except errors.ContainerizationError as error:
+            lines.append(f"NOT looked at: {probe.name}: {error.message}")
+            all_done = False
+    if all_done and not dry_run:
         _forget_dead(folder, own_run)
-    return taken
+    return lines
 
 
 async def _reap_engine(
     engine: guard.GuardedEngine, folder: Path, host: str, own_run: str, *, dry_run: bool
-) -> list[str]:
-    taken: list[str] = []
+) -> AsyncIterator[tuple[str, bool]]:
     rows = await engine.list_containers(all=True, labels=[f"{guard.LABEL_HOST}={host}"])
     for row in rows:
         run = row.labels.get(guard.LABEL_RUN, "")
         if run == own_run or not _is_call_leftover(row) or _is_alive(folder, run):
             continue
-        taken.append(f"container {row.name} ({row.id[:12]}) of run {run}")
-        if not dry_run:
-            with suppress(errors.ContainerizationError):
-                await engine.remove_container(row.id, force=True, volumes=True)
+        what = f"container {row.name} ({row.id[:12]}) of run {run}"
+        yield await _taken(what, None if dry_run else partial(_remove_container, engine, row.id))
     for run, id in _journalled_images(folder, engine.name, own_run):
-        taken.append(f"half-built image {id[:19]} of run {run}")
-        if not dry_run:
-            with suppress(errors.ContainerizationError):
-                image = await engine.inspect_image(id)
-                if not image.tags:
-                    await engine.remove_image(id, force=False)
-    return taken
+        what = f"half-built image {id[:19]} of run {run}"
+        yield await _taken(what, None if dry_run else partial(_remove_untagged, engine, id))
+
+
+async def _taken(what: str, remove: Callable[[], Awaitable[None]] | None) -> tuple[str, bool]:
+    try:
+        if remove is not None:
+            await remove()
+    except errors.NotFound:
+        return what, True
+    except errors.ContainerizationError as error:
+        return f"NOT removed: {what}: {error.message}", False
+    return what, True
+
+
+async def _remove_container(engine: guard.GuardedEngine, id: str) -> None:
+    await engine.remove_container(id, force=True, volumes=True)
+
+
+async def _remove_untagged(engine: guard.GuardedEngine, id: str) -> None:
+    # Tagged meanwhile, or with another image or container on it: it has become somebody's.
+    image = await engine.inspect_image(id)
+    if not image.tags:
+        with suppress(errors.Conflict):
+            await engine.remove_image(id, force=False)
 
 
 def _is_call_leftover(row: ContainerRow) -> bool:

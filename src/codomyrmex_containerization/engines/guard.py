@@ -223,7 +223,10 @@ class GuardedEngine(base.Engine):
         """Refuse to write to a container of others that the policy would not let us create. Raises Refused."""
         if self._ledger.owns("container", self.name, state.id):
             return
-        policy.judge_foreign(state, self._rules)
+        sockets = [path for path in self._paths.protected if path.suffix == ".sock"]
+        if self.endpoint.socket_path is not None:
+            sockets += [Path(self.endpoint.socket_path), Path(os.path.realpath(self.endpoint.socket_path))]
+        policy.judge_foreign(state, self._rules, sockets=sockets)
 
     async def kill_container(self, container: str, signal: str) -> None:
         await self._engine.kill_container(container, signal)

@@ -1,74 +1,119 @@
-"""How is a process of a local container ended from outside, with everything that it started?"""
+"""How is a process of a local container ended from outside, with everything that it started?
+
+What a command started is found by its parents and by its session: a child that was left to the container's first process still has the
+session of the command. Only one that opened a session of its own and whose parent has ended (a daemon that detached itself on purpose)
+cannot be told from the container's other processes and goes on.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+
+_STOP_SECONDS = 2.0
+_GONE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    session: int
+    is_dead: bool
 
 
 def end_tree(pid: int, container_id: str, *, proc: str = "/proc") -> bool:
-    """Kill a process on this host and its descendants; False when it is not there, not ours to kill or not in the container.
+    """Kill a process on this host and what it started; True when all of it is gone.
 
-    The process counts only when its cgroup names the container, so that a number that was used again is never hit.
+    False when it is not there, not ours to kill, or multiplies faster than it is ended. The processes count only when their
+    cgroup names the container, so that a number that was used again is never hit.
     """
-    if pid <= 1 or not _belongs(pid, container_id, proc):
-        return False
-    killed = False
-    # Parents first stop, so that none starts new children while its children are looked for.
-    tree = _descendants(pid, proc)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for one in tree:
-            with suppress(ProcessLookupError):
-                try:
-                    os.kill(one, number)
-                except PermissionError:
-                    return False
-                killed = True
-        if number is signal.SIGSTOP:
-            tree = _descendants(pid, proc)
-    return killed
-
-
-def inner_pid(pid: int, container_id: str, *, proc: str = "/proc") -> int | None:
-    """Return the number that a process of a container has inside it; None when it is not to be found out."""
-    if not _belongs(pid, container_id, proc):
-        return None
     try:
-        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("NSpid:"):
-                    return int(line.split()[-1])
-    except (OSError, ValueError):
-        return None
-    return None
+        stopped = _stop_tree(pid, container_id, proc)
+        for one in stopped:
+            _send(one, signal.SIGKILL)
+    except PermissionError:
+        return False
+    until = time.monotonic() + _GONE_SECONDS
+    while stopped and find_tree(pid, container_id, proc=proc):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+    return bool(stopped)
+
+
+def _stop_tree(pid: int, container_id: str, proc: str) -> set[int]:
+    # What is stopped starts no further processes: it is looked again until no new ones appear.
+    stopped: set[int] = set()
+    until = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < until:
+        fresh = [one for one in find_tree(pid, container_id, proc=proc) if one not in stopped]
+        if not fresh:
+            break
+        for one in fresh:
+            _send(one, signal.SIGSTOP)
+        stopped.update(fresh)
+    return stopped
+
+
+def find_tree(pid: int, container_id: str, *, proc: str = "/proc") -> list[int]:
+    """Return a process of a container, its descendants and those of its session that are alive."""
+    if pid <= 1:
+        return []
+    children: dict[int, list[_Process]] = {}
+    waiting = []
+    for process in _processes(proc):
+        children.setdefault(process.parent, []).append(process)
+        if pid in (process.pid, process.session):
+            waiting.append(process)
+    found: dict[int, None] = {}
+    while waiting:
+        one = waiting.pop()
+        if one.pid in found or not _belongs(one.pid, container_id, proc):
+            continue
+        found[one.pid] = None
+        waiting += children.get(one.pid, ())
+    dead = {one.pid for ones in children.values() for one in ones if one.is_dead}
+    return [one for one in found if one not in dead]
+
+
+def inner_pids(pids: Sequence[int], *, proc: str = "/proc") -> list[int]:
+    """Return the numbers that processes have in the innermost namespace, as far as they are to be found out."""
+    found = []
+    for pid in pids:
+        with suppress(OSError, ValueError, IndexError):
+            with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
+                numbers = next((line.split() for line in file if line.startswith("NSpid:")), ())
+            # Only one number: it shares this host's namespace, where it is not for a program in the container to end.
+            if len(numbers) > 2:
+                found.append(int(numbers[-1]))
+    return found
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _belongs(pid: int, container_id: str, proc: str) -> bool:
     try:
-        with open(f"{proc}/{pid}/cgroup", encoding="utf-8") as file:
+        with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             return container_id in file.read()
     except OSError:
         return False
 
 
-def _descendants(pid: int, proc: str) -> list[int]:
-    children: dict[int, list[int]] = {}
+def _processes(proc: str) -> Iterator[_Process]:
     for name in os.listdir(proc):
-        if name.isdigit():
-            children.setdefault(_parent(int(name), proc), []).append(int(name))
-    found, waiting = [], [pid]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        waiting += children.get(one, ())
-    return found
-
-
-def _parent(pid: int, proc: str) -> int:
-    try:
-        with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # The name in parentheses may hold anything, parentheses too: the fields follow the last one.
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return -1
+        if not name.isdigit():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            with open(f"{proc}/{name}/stat", encoding="utf-8", errors="replace") as file:
+                # The name in parentheses may hold anything, parentheses too: the fields follow the last one.
+                fields = file.read().rpartition(")")[2].split()
+            yield _Process(int(name), int(fields[1]), int(fields[3]), fields[0] in "ZX")

@@ -69,8 +69,7 @@ class Engines:
     def get(self, name: str | None = None) -> guard.GuardedEngine:
         """Return an engine by name. Raises InvalidArgument (no such engine) and EngineUnavailable (nothing found)."""
         wanted = name or self.default
-        if wanted not in ENGINES:
-            raise errors.InvalidArgument(f"There is no engine {wanted!r}.", hint=f"use one of: {', '.join(ENGINES)}")
+        _require_known(wanted)
         endpoint = find_docker(self._environ)
         if endpoint is None:
             raise errors.EngineUnavailable("Docker was not found: no socket at the usual places.", hint=_INSTALL)
@@ -82,6 +81,8 @@ class Engines:
     async def probe(self, only: str | None = None) -> list[EngineProbe]:
         """Ask all engines (or one) side by side, each for at most two seconds."""
         names = [only] if only else list(ENGINES)
+        for name in names:
+            _require_known(name)
         found: dict[str, EngineProbe] = {}
 
         async def one(name: str) -> None:
@@ -109,6 +110,11 @@ class Engines:
         while self._open:
             _, engine = self._open.popitem()
             await engine.aclose()
+
+
+def _require_known(name: str) -> None:
+    if name not in ENGINES:
+        raise errors.InvalidArgument(f"There is no engine {name[:80]!r}.", hint=f"use one of: {', '.join(ENGINES)}")
 
 
 def _open_docker(endpoint: Endpoint, timeout_seconds: float, buildx: str | None) -> base.Engine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from codomyrmex_containerization import errors
 
@@ -17,8 +17,13 @@ Key = tuple[float, str]
 
 def encode(tool: str, arguments: Mapping[str, object], key: Key) -> str:
     """Return the cursor of the page that follows the row with this key."""
-    body = json.dumps([_digest(tool, arguments), key[0], key[1][:16]], separators=(",", ":"))
-    return base64.urlsafe_b64encode(body.encode()).decode().rstrip("=")
+    return encode_all(tool, arguments, [key])[0]
+
+
+def encode_all(tool: str, arguments: Mapping[str, object], keys: Iterable[Key]) -> list[str]:
+    """Return the cursor behind each row of a page."""
+    digest = _digest(tool, arguments)
+    return [_packed([digest, key[0], key[1][:16]]) for key in keys]
 
 
 def decode(cursor: str, tool: str, arguments: Mapping[str, object]) -> Key:
@@ -36,6 +41,11 @@ def decode(cursor: str, tool: str, arguments: Mapping[str, object]) -> Key:
             hint="repeat the first call's arguments with it, or call again without cursor",
         )
     return key
+
+
+def _packed(body: list[object]) -> str:
+    text = json.dumps(body, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _digest(tool: str, arguments: Mapping[str, object]) -> str:

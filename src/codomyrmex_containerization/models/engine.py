@@ -38,6 +38,7 @@ class EngineInfo:
     containers_running: int
     images: int
     builder: str
+    kernel_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,9 @@ async def _serve(application: Application) -> int:
         instructions=adapter.instructions(application.dispatcher.listed),
         output_schemas=application.settings.output_schemas,
     )
+    # What was imported and built is here to stay; __main__ had stopped the search for garbage in it.
+    gc.freeze()
+    gc.enable()
     code = 0
     async with anyio.create_task_group() as tasks:
 
@@ -58,7 +62,8 @@ async def _serve(application: Application) -> int:
                     return
 
         tasks.start_soon(watch_signals)
-        if application.settings.reap_at_start:
+        # Asking an engine means importing its library: not while the client waits for its first answer, unless there is a reason.
+        if application.settings.reap_at_start and application.has_dead_runs:
             tasks.start_soon(_reap, application)
         async with stdio_server() as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())

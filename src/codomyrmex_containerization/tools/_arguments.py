@@ -22,11 +22,11 @@ from codomyrmex_containerization.models.container import (
     Ulimit,
 )
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\Z")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _PORT = re.compile(
-    r"(?:(?P<ip>\[[0-9a-fA-F:]+\]|[0-9.]+):)?(?:(?P<host>\d{0,5}):)?(?P<inside>\d{1,5})(?:/(?P<protocol>tcp|udp|sctp))?\Z"
+    r"(?:(?P<ip>\[[0-9a-fA-F:.]+\]|[0-9]+(?:\.[0-9]+){3}):)?(?:(?P<host>[0-9]{0,5}):)?(?P<inside>[0-9]{1,5})(?:/(?P<protocol>tcp|udp|sctp))?\Z"
 )
 _ENV_NAME = re.compile(r"[^=\s\0][^=\0]*\Z")
 
@@ -73,7 +73,7 @@ def limits(memory: str | int | None, cpus: float | None, pids_limit: int | None,
 def restart(text: str) -> RestartPolicy:
     """Parse `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:3`."""
     name, colon, count = text.partition(":")
-    if name not in get_args(RestartName) or (colon and (name != "on-failure" or not count.isdigit())):
+    if name not in get_args(RestartName) or (colon and (name != "on-failure" or not re.fullmatch(r"[0-9]{1,9}", count))):
         raise errors.InvalidArgument(
             f"restart = {text!r} is no restart policy.",
             hint="use no, always, unless-stopped, on-failure or on-failure:3",
@@ -109,10 +109,10 @@ def moment(value: str | None, *, name: str) -> datetime | None:
     """Return the instant of `10m` (ago), `2026-01-31T12:00:00Z` or seconds since 1970."""
     if value is None:
         return None
-    if match := _DURATION.match(value):
-        return datetime.now(UTC) - timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
     try:
-        if re.fullmatch(r"\d{9,11}(?:\.\d+)?", value):
+        if match := _DURATION.match(value):
+            return datetime.now(UTC) - timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+        if re.fullmatch(r"[0-9]{9,11}(?:\.[0-9]+)?", value):
             return datetime.fromtimestamp(float(value), tz=UTC)
         fraction = re.sub(r"\.(\d{1,6})\d*", lambda found: f".{found[1]:0<6}", value.replace("Z", "+00:00"))
         found = datetime.fromisoformat(fraction)
@@ -183,8 +183,8 @@ def _no_mount(text: str) -> errors.InvalidArgument:
 def _ulimit(name: str, value: int | str) -> Ulimit:
     soft, _, hard = str(value).partition(":")
     if (
-        not re.fullmatch(r"-?\d+", soft)
-        or (hard and not re.fullmatch(r"-?\d+", hard))
+        not re.fullmatch(r"-?[0-9]{1,18}", soft)
+        or (hard and not re.fullmatch(r"-?[0-9]{1,18}", hard))
         or not re.fullmatch(r"[a-z]+", name)
     ):
         raise errors.InvalidArgument(

@@ -31,6 +31,9 @@ class EngineStatus(Row):
     containers: int | None = None
     containers_running: int | None = None
     images: int | None = None
+    os: str | None = None
+    architecture: str | None = None
+    kernel_version: str | None = None
 
 
 class BackEndStatus(Row):
@@ -71,6 +74,7 @@ def _engine_lines(engine: EngineStatus) -> list[str]:
         f"  {'rootless, ' if engine.rootless else ''}cgroup v{engine.cgroup_version}, storage {engine.storage_driver}, "
         f"builds by {engine.builder}",
         f"  {engine.containers_running} of {engine.containers} containers running, {engine.images} images",
+        f"  on {engine.os}, {engine.architecture}, kernel {engine.kernel_version}",
     ]
 
 
@@ -271,4 +275,4 @@ class RemoveAnswer(Answer):
 
 def page_cursors(tool: str, arguments: Mapping[str, object], keys: list[cursors.Key]) -> list[str]:
     """Return the cursor behind each row of a page."""
-    return [cursors.encode(tool, arguments, key) for key in keys]
+    return cursors.encode_all(tool, arguments, keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
@@ -58,8 +59,9 @@ class ToolSpec:
         return "read" if self.read_only else "destroy" if self.destructive else "write"
 
     def input_schema(self) -> dict[str, Any]:
-        """Return the JSON schema of the arguments, without what a reader does not need."""
-        return compact(self.arguments.model_json_schema(by_alias=True))
+        """Return the JSON schema of the arguments, without what a reader does not need. Properties may be added to it."""
+        made = _input_schema(self.arguments)
+        return {**made, "properties": dict(made["properties"])}
 
     def output_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the structured answer."""
@@ -144,6 +146,12 @@ def _compact(node: Any, definitions: Mapping[str, Any], descriptions: bool, *, i
         and not (key == "default" and value in (None, False))
         and (descriptions or key != "description")
     }
+
+
+@functools.cache
+def _input_schema(arguments: type[BaseModel]) -> dict[str, Any]:
+    # Asked for at least twice at every start: for the tool's own metadata and for the listing.
+    return compact(arguments.model_json_schema(by_alias=True))
 
 
 def _arguments_model(function: Callable[..., object], hints: Mapping[str, Any]) -> type[BaseModel]:

@@ -157,7 +157,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
     if inside is not None and outside is None:
         chosen, state = await _writable(ctx, inside["container"], engine)
         place = chosen.resolve_path(_host_path(source), purpose="a copy")
-        made = await copies.copy_in(chosen, state.id, place, inside["path"] or "/")
+        made = await copies.copy_in(chosen, state.id, place, inside["path"] or "/", contents=_is_contents(source))
     elif outside is not None and inside is None:
         chosen = ctx.engines.get(engine)
         state = await containers.find(chosen, outside["container"])
@@ -191,6 +191,11 @@ async def _plan_foreign(ctx: Context, container: str, engine: str | None, what: 
     return Plan(f"{what} container {state.name}, which this server did not create", lost, f"{state.id}:{state.status}")
 
 
+def _is_contents(source: str) -> bool:
+    """Say whether what a folder holds is meant, not the folder itself: `folder/.`, as `docker cp` has it."""
+    return source == "." or source.endswith("/.")
+
+
 def _host_path(text: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
@@ -198,7 +203,7 @@ def _host_path(text: str) -> Path:
 def _host_target(engine: guard.GuardedEngine, text: str, source: str) -> Path:
     """Return the host path that a copy becomes: the one that is named, or the source's name in a folder that is there."""
     path = _host_path(text)
-    if path.is_dir():
+    if path.is_dir() and not _is_contents(source):
         name = os.path.basename(os.path.normpath(source)).strip("/.")
         if not name:
             raise errors.InvalidArgument(

@@ -377,6 +377,9 @@ def _engine_status(probe: EngineProbe, *, default: bool) -> answers.EngineStatus
         containers=info.containers,
         containers_running=info.containers_running,
         images=info.images,
+        os=info.os,
+        architecture=info.architecture,
+        kernel_version=info.kernel_version,
         **where,
     )
 

@@ -46,7 +46,7 @@ async def image_list(
         next_cursor=cursors.encode("image_list", given, page.next_key) if page.next_key else None,
     )
     return answer.with_cursors(
-        [cursors.encode("image_list", given, stored_images.image_key(one.row)) for one in page.images]
+        cursors.encode_all("image_list", given, [stored_images.image_key(one.row) for one in page.images])
     )
 
 

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, processes
 from codomyrmex_containerization.engines.docker import buildkit, classic, shapes, streams
@@ -36,6 +38,9 @@ _START_SECONDS = 120.0
 _STATS_SECONDS = 10.0
 _POOL_SIZE = 32
 _COPY_CHUNK_BYTES = 1024 * 1024
+_EXEC_STARTS_SECONDS = 4.0
+_EXEC_ENDS_SECONDS = 4.0
+_KILL_ROUNDS = 3
 
 
 class DockerEngine(base.Engine):
@@ -73,19 +78,23 @@ class DockerEngine(base.Engine):
     async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
         """One GET /containers/json."""
         filters = {"label": list(labels)} if labels else None
-        rows = await self._call(lambda: self._client().containers(all=all, filters=filters), "listing containers")
-        return [shapes.container_row(row, engine=self.name) for row in rows]
+
+        def ask() -> list[ContainerRow]:
+            rows = self._client().containers(all=all, filters=filters)
+            return [shapes.container_row(row, engine=self.name) for row in rows]
+
+        return await self._call(ask, "listing containers")
 
     async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
         """One GET /containers/NAME/json."""
 
-        def ask() -> Any:
+        def ask() -> ContainerState:
             client = self._client()
             url = client._url("/containers/{0}/json", container)
-            return client._result(client._get(url, params={"size": "true"} if size else None), True)
+            raw = client._result(client._get(url, params={"size": "true"} if size else None), True)
+            return shapes.container_state(raw, engine=self.name)
 
-        raw = await self._call(ask, f"inspecting {container}", subject=f"container {container!r}")
-        return shapes.container_state(raw, engine=self.name)
+        return await self._call(ask, f"inspecting {container}", subject=f"container {container!r}")
 
     async def container_details(self, container: str) -> ContainerDetails:
         """One GET /containers/NAME/json."""
@@ -99,13 +108,12 @@ class DockerEngine(base.Engine):
     async def create_container(self, spec: ContainerSpec) -> str:
         """One POST /containers/create."""
         body = shapes.create_body(spec)
-        made = await self._call(
-            lambda: self._client().create_container_from_config(body, spec.name, spec.platform),
+        return await self._call(
+            lambda: str(self._client().create_container_from_config(body, spec.name, spec.platform)["Id"]),
             "creating a container",
             subject=f"image {spec.image!r}",
             deadline_seconds=_START_SECONDS,
         )
-        return str(made["Id"])
 
     async def start_container(self, container: str) -> None:
         """One POST /containers/ID/start."""
@@ -119,7 +127,9 @@ class DockerEngine(base.Engine):
     @asynccontextmanager
     async def attach_container(self, container: str, *, stdin: bytes | None) -> AsyncIterator[base.Attachment]:
         """POST /containers/ID/attach; the connection is closed when the block ends."""
-        params = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 1, "stdin": int(stdin is not None)}
+        # Without the log: the daemon connects the streams before it answers, and would read the log only after that, so
+        # that what a quick program says would come twice.
+        params = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": int(stdin is not None)}
 
         def attach() -> Any:
             client = self._client()
@@ -178,14 +188,22 @@ class DockerEngine(base.Engine):
     async def wait_container(self, container: str) -> int:
         """POST /containers/ID/wait, without a time limit of its own."""
 
+        held: list[Any] = []
+
         def wait() -> Any:
             client = self._client()
-            response = client.post(client._url("/containers/{0}/wait", container), timeout=None)
+            response = client.post(client._url("/containers/{0}/wait", container), timeout=None, stream=True)
+            held.append(response)
             return client._result(response, True)
 
-        answer = await self._call(
-            wait, f"waiting for {container}", subject=f"container {container!r}", deadline_seconds=None
-        )
+        try:
+            answer = await self._call(
+                wait, f"waiting for {container}", subject=f"container {container!r}", deadline_seconds=None
+            )
+        finally:
+            # One who waits no longer leaves no thread behind that does.
+            for response in held:
+                streams.release(response)
         return int(answer.get("StatusCode", -1))
 
     async def stop_container(self, container: str, *, timeout_seconds: float) -> None:
@@ -246,31 +264,52 @@ class DockerEngine(base.Engine):
 
     async def end_exec(self, container: str, exec_id: str) -> bool:
         """Kill the process from this host, since the Engine API cannot; else with a `kill` inside the container."""
-        state = await self.inspect_exec(exec_id)
+        # A start that is still on its way cannot be called back: it is waited for.
+        state = await self._exec_when(exec_id, _has_started, _EXEC_STARTS_SECONDS)
         if not state.running:
-            return True
+            return state.exit_code is not None
         if not self.is_local or not state.pid:
             return False
-        inside = processes.inner_pid(state.pid, container)
-        if await threads.run(
+        ended = await threads.run(
             lambda: processes.end_tree(state.pid, container),
             deadline_seconds=self._timeout_seconds,
             what="ending the command",
-        ):
-            return True
-        return inside is not None and await self._kill_inside(container, inside)
+        )
+        if not ended and not await self._kill_inside(container, state.pid):
+            return False
+        return not (await self._exec_when(exec_id, lambda now: not now.running, _EXEC_ENDS_SECONDS)).running
+
+    async def _exec_when(self, exec_id: str, holds: Callable[[ExecState], bool], seconds: float) -> ExecState:
+        """Look at a command until it is so, or for some seconds; return how it stands then."""
+        until, pause = anyio.current_time() + seconds, 0.005
+        while True:
+            now = await self.inspect_exec(exec_id)
+            if holds(now) or anyio.current_time() >= until:
+                return now
+            await anyio.sleep(pause)
+            pause = min(2 * pause, 0.2)
 
     async def _kill_inside(self, container: str, pid: int) -> bool:
-        # The command leads a session of its own; `-PID` reaches its process group.
-        for target in (f"-{pid}", str(pid)):
-            spec = ExecSpec(("kill", "-s", "KILL", "--", target), {}, user="0")
+        """Kill with the container's own program, for a server that may not signal the container's processes."""
+        killed = False
+        for _ in range(_KILL_ROUNDS):
+            found = await threads.run(
+                lambda: processes.inner_pids(processes.find_tree(pid, container)),
+                deadline_seconds=self._timeout_seconds,
+                what="ending the command",
+            )
+            if not found:
+                return killed
+            spec = ExecSpec(("kill", "-s", "KILL", *map(str, found)), {}, user="0")
             killer = await self.create_exec(container, spec)
             async with self.start_exec(killer, stdin=None) as attachment:
-                async for _ in attachment.frames():
+                async for _frame in attachment.frames():
                     pass
-            if (await self.inspect_exec(killer)).exit_code == 0:
-                return True
-        return False
+            code = (await self._exec_when(killer, _has_started, _EXEC_STARTS_SECONDS)).exit_code
+            if code in (126, 127):
+                return False
+            killed = killed or code == 0
+        return killed
 
     async def stat_path(self, container: str, path: str) -> PathStat:
         """HEAD /containers/ID/archive."""
@@ -291,6 +330,13 @@ class DockerEngine(base.Engine):
     async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
         """GET /containers/ID/archive."""
         held: list[Any] = []
+        stopped = False
+
+        def pieces(response: Any) -> Iterator[bytes]:
+            for piece in response.iter_content(_COPY_CHUNK_BYTES):
+                if stopped:
+                    raise errors.Cancelled("The copy was stopped.")
+                yield piece
 
         def ask() -> T:
             client = self._client()
@@ -298,11 +344,12 @@ class DockerEngine(base.Engine):
             response = client._get(url, params={"path": path}, stream=True)
             held.append(response)
             client._raise_for_status(response)
-            return sink(response.iter_content(_COPY_CHUNK_BYTES))
+            return sink(pieces(response))
 
         try:
             return await self._call(ask, f"copying {path}", subject=f"container {container!r}", deadline_seconds=None)
         finally:
+            stopped = True
             for response in held:
                 streams.release(response)
 
@@ -434,8 +481,11 @@ class DockerEngine(base.Engine):
 
     async def list_images(self) -> list[ImageRow]:
         """One GET /images/json."""
-        rows = await self._call(lambda: self._client().images(), "listing images")
-        return [shapes.image_row(row, engine=self.name) for row in rows]
+
+        def ask() -> list[ImageRow]:
+            return [shapes.image_row(row, engine=self.name) for row in self._client().images()]
+
+        return await self._call(ask, "listing images")
 
     async def image_users(self) -> dict[str, list[str]]:
         """One GET /containers/json."""
@@ -609,6 +659,10 @@ class _DockerAttachment(base.Attachment):
             raise
         except Exception as error:  # whatever the library raised becomes one of our errors here
             raise docker_errors.translate(error, engine=self._engine, what="reading the container's output") from error
+
+
+def _has_started(state: ExecState) -> bool:
+    return state.running or state.exit_code is not None
 
 
 def _epoch(moment: datetime | None) -> str | None:

@@ -109,6 +109,12 @@ def translate(error: BaseException, *, engine: str, what: str, subject: str = ""
         error, docker.errors.DockerException | requests.RequestException | OSError | ValueError
     ) or _is_urllib3(error):
         return unavailable(error, engine=engine, what=what)
+    if isinstance(error, TypeError | AttributeError | LookupError):
+        # Its answer was JSON, but not what the Engine API describes: something else listens there.
+        return errors.EngineUnavailable(
+            f"What answers in {engine}'s place does not speak as it should (while {what}).",
+            hint="check that DOCKER_HOST or the socket is the engine's; container_runtime_status shows where it was found",
+        )
     return errors.InternalError(f"An unexpected {type(error).__name__} came up while {what}.")
 
 

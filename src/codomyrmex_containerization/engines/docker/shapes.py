@@ -160,6 +160,7 @@ def engine_info(raw: Json, *, engine: str, api_version: str, endpoint: Endpoint,
         containers_running=int(raw.get("ContainersRunning") or 0),
         images=int(raw.get("Images") or 0),
         builder=builder,
+        kernel_version=str(raw.get("KernelVersion") or ""),
     )
 
 

@@ -1,0 +1,808 @@
+"""What are the tools to a program without an event loop? Plain functions that return dictionaries; bridges find them by their decorator.
+
+Written by scripts/generate_mcp_tools.py: change the tools, not this file. A success has `status: "success"` and the tool's structured
+answer; an error has `status: "error"`, `code`, `message`, `error` (the same) and `hint`, and nothing is raised. What asks for a
+confirmation answers the code `confirmation_required` and a `confirm_token`, with which the call is repeated once the user has agreed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from codomyrmex_containerization.dispatch import plain
+from codomyrmex_containerization.dispatch.plain import mcp_tool
+
+__all__ = [
+    "container_build",
+    "container_control",
+    "container_copy",
+    "container_exec",
+    "container_inspect",
+    "container_list",
+    "container_logs",
+    "container_remove",
+    "container_run",
+    "container_runtime_status",
+    "image_inspect",
+    "image_list",
+    "image_remove",
+    "image_tag",
+]
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image_name": {"description": "Repository, e.g. shop/web", "maxLength": 512, "type": "string"},
+            "dockerfile_path": {
+                "default": ".",
+                "description": "Folder (it is the context) or Dockerfile",
+                "maxLength": 4096,
+                "type": "string",
+            },
+            "tag": {"default": "latest", "description": "Tag of the image", "maxLength": 128, "type": "string"},
+            "context": {"description": "Context folder, if not the Dockerfile's", "maxLength": 4096, "type": "string"},
+            "dockerfile_text": {
+                "description": "The Dockerfile itself; COPY then needs context",
+                "maxLength": 1000000,
+                "type": "string",
+            },
+            "target": {"description": "Stage to build", "maxLength": 128, "type": "string"},
+            "build_args": {
+                "description": "Values of ARG",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 200,
+                "type": "object",
+            },
+            "labels": {
+                "description": "Labels of the image",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 200,
+                "type": "object",
+            },
+            "platforms": {
+                "description": "e.g. linux/arm64; needs BuildKit",
+                "items": {"type": "string"},
+                "maxItems": 16,
+                "type": "array",
+            },
+            "no_cache": {"description": "Run every step anew", "type": "boolean"},
+            "pull": {"description": "Fetch newer base images", "type": "boolean"},
+            "secrets": {
+                "description": "id: env:NAME or file:PATH",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 50,
+                "type": "object",
+            },
+            "timeout_seconds": {
+                "default": 1200,
+                "description": "Then the build is stopped",
+                "maximum": 7200,
+                "minimum": 1,
+                "type": "number",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["image_name"],
+        "type": "object",
+    },
+)
+def container_build(
+    image_name: str,
+    dockerfile_path: str = ".",
+    tag: str = "latest",
+    *,
+    context: str | None = None,
+    dockerfile_text: str | None = None,
+    target: str | None = None,
+    build_args: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    platforms: list[str] | None = None,
+    no_cache: bool = False,
+    pull: bool = False,
+    secrets: dict[str, str] | None = None,
+    timeout_seconds: float = 1200,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Build an image from a Dockerfile: a folder, a file, or the text of one.
+
+    A failing step answers with the instruction, its line, exit code and last output.
+    """
+    return plain.answer(
+        "container_build",
+        {
+            "image_name": image_name,
+            "dockerfile_path": dockerfile_path,
+            "tag": tag,
+            "context": context,
+            "dockerfile_text": dockerfile_text,
+            "target": target,
+            "build_args": build_args,
+            "labels": labels,
+            "platforms": platforms,
+            "no_cache": no_cache,
+            "pull": pull,
+            "secrets": secrets,
+            "timeout_seconds": timeout_seconds,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "action": {
+                "description": "What to do",
+                "enum": ["start", "stop", "restart", "pause", "unpause", "kill"],
+                "type": "string",
+            },
+            "timeout_seconds": {
+                "default": 10,
+                "description": "stop, restart: then it is killed",
+                "maximum": 600,
+                "minimum": 0,
+                "type": "number",
+            },
+            "signal": {"description": "kill: e.g. TERM, HUP", "pattern": "^(SIG)?[A-Z0-9+]{1,12}$", "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["container", "action"],
+        "type": "object",
+    },
+)
+def container_control(
+    container: str,
+    action: Literal["start", "stop", "restart", "pause", "unpause", "kill"],
+    *,
+    timeout_seconds: float = 10,
+    signal: str | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Start, stop, restart, pause, unpause or kill a container; answers its state before and after."""
+    return plain.answer(
+        "container_control",
+        {
+            "container": container,
+            "action": action,
+            "timeout_seconds": timeout_seconds,
+            "signal": signal,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "source": {"description": "container:/path, or a host path", "maxLength": 4096, "type": "string"},
+            "target": {"description": "container:/path, or a host path", "maxLength": 4096, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["source", "target"],
+        "type": "object",
+    },
+)
+def container_copy(
+    source: str,
+    target: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Copy a file or folder between a container and the host, as `docker cp` does."""
+    return plain.answer(
+        "container_copy",
+        {
+            "source": source,
+            "target": target,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "command": {
+                "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
+                "description": "A string is split, not run by a shell",
+            },
+            "stdin": {"description": "Text for its standard input", "maxLength": 4000000, "type": "string"},
+            "user": {"description": "User or UID[:GID]", "maxLength": 128, "type": "string"},
+            "workdir": {"description": "Working folder", "maxLength": 4096, "type": "string"},
+            "env": {
+                "description": "Environment variables",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 500,
+                "type": "object",
+            },
+            "timeout_seconds": {
+                "default": 30,
+                "description": "Then it is killed",
+                "maximum": 3600,
+                "minimum": 0.1,
+                "type": "number",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["container", "command"],
+        "type": "object",
+    },
+)
+def container_exec(
+    container: str,
+    command: list[str] | str,
+    *,
+    stdin: str | None = None,
+    user: str | None = None,
+    workdir: str | None = None,
+    env: dict[str, str] | None = None,
+    timeout_seconds: float = 30,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Run a command in a running container: exit code, stdout and stderr apart."""
+    return plain.answer(
+        "container_exec",
+        {
+            "container": container,
+            "command": command,
+            "stdin": stdin,
+            "user": user,
+            "workdir": workdir,
+            "env": env,
+            "timeout_seconds": timeout_seconds,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_inspect(
+    container: str,
+    *,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Show one container: state and health, configuration, mounts, networks, ports, limits, security."""
+    return plain.answer(
+        "container_inspect",
+        {
+            "container": container,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "all": {"description": "Also those that do not run", "type": "boolean"},
+            "name": {"description": "Part of the name", "maxLength": 256, "type": "string"},
+            "label": {"description": "NAME or NAME=VALUE", "maxLength": 512, "type": "string"},
+            "image": {"description": "Part of the image", "maxLength": 512, "type": "string"},
+            "status": {
+                "description": "Only in this state",
+                "enum": ["created", "running", "paused", "restarting", "removing", "exited", "dead"],
+                "type": "string",
+            },
+            "usage": {"default": True, "description": "CPU, memory, processes of running ones", "type": "boolean"},
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def container_list(
+    *,
+    all: bool = False,
+    name: str | None = None,
+    label: str | None = None,
+    image: str | None = None,
+    status: Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"] | None = None,
+    usage: bool = True,
+    limit: int = 50,
+    cursor: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List containers, newest first, with what they use."""
+    return plain.answer(
+        "container_list",
+        {
+            "all": all,
+            "name": name,
+            "label": label,
+            "image": image,
+            "status": status,
+            "usage": usage,
+            "limit": limit,
+            "cursor": cursor,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "tail": {
+                "default": 200,
+                "description": "Last lines to show",
+                "maximum": 5000,
+                "minimum": 1,
+                "type": "integer",
+            },
+            "since": {"description": "10m, 2h (ago) or a time", "maxLength": 64, "type": "string"},
+            "until": {"description": "As since", "maxLength": 64, "type": "string"},
+            "grep": {
+                "description": "Only lines with this text, any case; 'a|b' finds either",
+                "maxLength": 500,
+                "type": "string",
+            },
+            "stream": {"description": "Only this stream", "enum": ["stdout", "stderr"], "type": "string"},
+            "timestamps": {"description": "Show each line's time", "type": "boolean"},
+            "follow_seconds": {
+                "description": "Wait this long for more lines",
+                "maximum": 60,
+                "minimum": 0,
+                "type": "number",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_logs(
+    container: str,
+    *,
+    tail: int = 200,
+    since: str | None = None,
+    until: str | None = None,
+    grep: str | None = None,
+    stream: Literal["stdout", "stderr"] | None = None,
+    timestamps: bool = False,
+    follow_seconds: float = 0,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Read a container's log: its last lines, filtered."""
+    return plain.answer(
+        "container_logs",
+        {
+            "container": container,
+            "tail": tail,
+            "since": since,
+            "until": until,
+            "grep": grep,
+            "stream": stream,
+            "timestamps": timestamps,
+            "follow_seconds": follow_seconds,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "force": {"description": "Also when it runs", "type": "boolean"},
+            "volumes": {"description": "Also its anonymous volumes", "type": "boolean"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_remove(
+    container: str,
+    *,
+    force: bool = False,
+    volumes: bool = False,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Remove a container. One that this server run did not create needs a confirmation."""
+    return plain.answer(
+        "container_remove",
+        {
+            "container": container,
+            "force": force,
+            "volumes": volumes,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
+            "command": {
+                "description": "A string is split, not run by a shell",
+                "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
+                "maxLength": 100000,
+            },
+            "name": {
+                "description": "Name of the container",
+                "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$",
+                "type": "string",
+            },
+            "env": {
+                "description": "Environment variables",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 500,
+                "type": "object",
+            },
+            "ports": {
+                "description": "'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1",
+                "items": {"type": "string"},
+                "maxItems": 100,
+                "type": "array",
+            },
+            "mounts": {
+                "description": "'/path:/target[:ro]', 'VOLUME:/target', 'tmpfs:/target[:64m]'",
+                "items": {"type": "string"},
+                "maxItems": 50,
+                "type": "array",
+            },
+            "network": {"description": "none, or a network's name", "maxLength": 128, "type": "string"},
+            "user": {"description": "User or UID[:GID]", "maxLength": 128, "type": "string"},
+            "workdir": {"description": "Working folder", "maxLength": 4096, "type": "string"},
+            "entrypoint": {
+                "description": "As command",
+                "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
+                "maxLength": 100000,
+            },
+            "stdin": {"description": "Text for its standard input", "maxLength": 4000000, "type": "string"},
+            "detach": {"description": "Leave it running and return at once", "type": "boolean"},
+            "timeout_seconds": {
+                "default": 60,
+                "description": "Then it is stopped (not when detached)",
+                "maximum": 3600,
+                "minimum": 0.1,
+                "type": "number",
+            },
+            "memory": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "'512m' or bytes"},
+            "cpus": {"description": "Most CPUs", "exclusiveMinimum": 0, "maximum": 1024, "type": "number"},
+            "pids_limit": {"description": "Most processes", "maximum": 4194304, "minimum": 1, "type": "integer"},
+            "limits": {
+                "additionalProperties": False,
+                "description": "Further limits",
+                "properties": {
+                    "memory_reservation": {"description": "As memory", "type": "string"},
+                    "cpu_shares": {
+                        "description": "Weight, 1024 is normal",
+                        "maximum": 262144,
+                        "minimum": 2,
+                        "type": "integer",
+                    },
+                    "ulimits": {
+                        "description": "nofile: 1024 or '1024:2048'",
+                        "additionalProperties": {"type": "string"},
+                        "maxProperties": 20,
+                        "type": "object",
+                    },
+                    "shm_size": {"description": "As memory", "type": "string"},
+                },
+                "type": "object",
+            },
+            "read_only_rootfs": {"description": "Root file system read-only", "type": "boolean"},
+            "cap_drop": {
+                "description": "Capabilities to drop, or ALL",
+                "items": {"type": "string"},
+                "maxItems": 64,
+                "type": "array",
+            },
+            "cap_add": {
+                "description": "Capabilities to add",
+                "items": {"type": "string"},
+                "maxItems": 64,
+                "type": "array",
+            },
+            "privileged": {"description": "If the policy allows it", "type": "boolean"},
+            "restart": {
+                "default": "no",
+                "description": "no, always, unless-stopped, on-failure[:N]",
+                "maxLength": 32,
+                "type": "string",
+            },
+            "healthcheck": {
+                "additionalProperties": False,
+                "description": "How to tell that it is well",
+                "properties": {
+                    "command": {
+                        "anyOf": [{"type": "string"}, {"items": {"type": "string"}, "type": "array"}],
+                        "description": "A string runs in the container's shell",
+                        "maxLength": 10000,
+                    },
+                    "interval": {"description": "Seconds, or 30s, 5m", "type": "string"},
+                    "timeout": {"description": "As interval", "type": "string"},
+                    "retries": {
+                        "description": "Failures until unhealthy",
+                        "maximum": 1000,
+                        "minimum": 1,
+                        "type": "integer",
+                    },
+                    "start_period": {"description": "Grace at the start", "type": "string"},
+                },
+                "required": ["command"],
+                "type": "object",
+            },
+            "labels": {
+                "description": "Labels",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 200,
+                "type": "object",
+            },
+            "pull_policy": {
+                "default": "missing",
+                "description": "When to fetch the image",
+                "enum": ["always", "missing", "never"],
+                "type": "string",
+            },
+            "platform": {"description": "e.g. linux/arm64", "maxLength": 64, "type": "string"},
+            "keep": {"description": "Do not remove it at its end", "type": "boolean"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["image"],
+        "type": "object",
+    },
+)
+def container_run(
+    image: str,
+    *,
+    command: list[str] | str | None = None,
+    name: str | None = None,
+    env: dict[str, str] | None = None,
+    ports: list[str] | None = None,
+    mounts: list[str] | None = None,
+    network: str | None = None,
+    user: str | None = None,
+    workdir: str | None = None,
+    entrypoint: list[str] | str | None = None,
+    stdin: str | None = None,
+    detach: bool = False,
+    timeout_seconds: float = 60,
+    memory: str | int | None = None,
+    cpus: float | None = None,
+    pids_limit: int | None = None,
+    limits: dict[str, Any] | None = None,
+    read_only_rootfs: bool = False,
+    cap_drop: list[str] | None = None,
+    cap_add: list[str] | None = None,
+    privileged: bool = False,
+    restart: str = "no",
+    healthcheck: dict[str, Any] | None = None,
+    labels: dict[str, str] | None = None,
+    pull_policy: Literal["always", "missing", "never"] = "missing",
+    platform: str | None = None,
+    keep: bool = False,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Run a container to its end (exit code, stdout, stderr) and remove it, or start one with detach=true."""
+    return plain.answer(
+        "container_run",
+        {
+            "image": image,
+            "command": command,
+            "name": name,
+            "env": env,
+            "ports": ports,
+            "mounts": mounts,
+            "network": network,
+            "user": user,
+            "workdir": workdir,
+            "entrypoint": entrypoint,
+            "stdin": stdin,
+            "detach": detach,
+            "timeout_seconds": timeout_seconds,
+            "memory": memory,
+            "cpus": cpus,
+            "pids_limit": pids_limit,
+            "limits": limits,
+            "read_only_rootfs": read_only_rootfs,
+            "cap_drop": cap_drop,
+            "cap_add": cap_add,
+            "privileged": privileged,
+            "restart": restart,
+            "healthcheck": healthcheck,
+            "labels": labels,
+            "pull_policy": pull_policy,
+            "platform": platform,
+            "keep": keep,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {"engine": {"description": "If not the default one", "maxLength": 64, "type": "string"}},
+        "type": "object",
+    },
+)
+def container_runtime_status(
+    *,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Show which engines and back ends answer right now, and what would make the others available.
+
+    Also the default engine and the host paths that mounts and builds may use.
+    """
+    return plain.answer(
+        "container_runtime_status",
+        {
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["image"],
+        "type": "object",
+    },
+)
+def image_inspect(
+    image: str,
+    *,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Show an image's configuration and layers, the largest first, and what could shrink it."""
+    return plain.answer(
+        "image_inspect",
+        {
+            "image": image,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "name": {"description": "Part of a tag", "maxLength": 512, "type": "string"},
+            "dangling": {"description": "Only untagged (true) or tagged (false) ones", "type": "boolean"},
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def image_list(
+    *,
+    name: str | None = None,
+    dangling: bool | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List images, newest first, with their size and the containers made of them."""
+    return plain.answer(
+        "image_list",
+        {
+            "name": name,
+            "dangling": dangling,
+            "limit": limit,
+            "cursor": cursor,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
+            "force": {"description": "Also when containers use it or it has several tags", "type": "boolean"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["image"],
+        "type": "object",
+    },
+)
+def image_remove(
+    image: str,
+    *,
+    force: bool = False,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Remove an image, or one name of it. One that this server run did not build needs a confirmation."""
+    return plain.answer(
+        "image_remove",
+        {
+            "image": image,
+            "force": force,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="core",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "source": {"description": "Reference or id", "maxLength": 512, "type": "string"},
+            "target": {"description": "New name, e.g. shop/web:1.2", "maxLength": 512, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["source", "target"],
+        "type": "object",
+    },
+)
+def image_tag(
+    source: str,
+    target: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Give an image another name. Taking a name from another image needs a confirmation."""
+    return plain.answer(
+        "image_tag",
+        {
+            "source": source,
+            "target": target,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
