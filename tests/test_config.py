@@ -177,10 +177,10 @@ def test_a_variable_is_read_as_its_key_wants(place: Place, name: str, text: str,
 
 
 def test_a_variable_of_one_key_beats_its_sections_variable(place: Place) -> None:
-    loaded = place.load({"POLICY": '{"foreign": "ask", "allow_devices": true}', "POLICY__FOREIGN": "refuse"})
+    loaded = place.load({"POLICY": '{"foreign": "ask", "allow_engine_socket": true}', "POLICY__FOREIGN": "refuse"})
     assert loaded.settings.policy.foreign == "refuse"
-    assert loaded.settings.policy.allow_devices
-    assert loaded.sources["policy.allow_devices"].name == f"{PREFIX}POLICY"
+    assert loaded.settings.policy.allow_engine_socket
+    assert loaded.sources["policy.allow_engine_socket"].name == f"{PREFIX}POLICY"
 
 
 def test_the_names_of_folders_and_of_the_file_are_no_settings(place: Place, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ TIGHTENED: list[tuple[dict[str, object], str, str, object]] = [
     ({"toolsets": ("all",)}, "tools = ['b']", "tools", ["b"]),
     ({"exclude_tools": ("a",)}, "exclude_tools = ['b', 'a']", "exclude_tools", ["a", "b"]),
     ({"policy.allow_privileged": True}, "[policy]\nallow_privileged = false", "policy.allow_privileged", False),
-    ({"policy.allow_devices": True}, "policy.allow_devices = false", "policy.allow_devices", False),
+    ({"policy.allow_engine_socket": True}, "policy.allow_engine_socket = false", "policy.allow_engine_socket", False),
     ({}, "policy.foreign = 'ask'", "policy.foreign", "ask"),
     ({"policy.foreign": "ask"}, "policy.foreign = 'refuse'", "policy.foreign", "refuse"),
     ({}, "policy.publish_addresses = ['::1']", "policy.publish_addresses", ["::1"]),
@@ -434,7 +434,7 @@ IGNORED: list[tuple[dict[str, object], str, str]] = [
     ({}, "policy.allow_privileged = true", "policy.allow_privileged"),
     ({}, "policy.allow_engine_socket = true", "policy.allow_engine_socket"),
     ({}, "policy.allow_host_namespaces = true", "policy.allow_host_namespaces"),
-    ({}, "policy.allow_devices = true", "policy.allow_devices"),
+    ({}, "policy.allow_engine_socket = true", "policy.allow_engine_socket"),
     ({"policy.foreign": "ask"}, "policy.foreign = 'allow'", "policy.foreign"),
     ({}, "policy.secret_env = ['AWS_SECRET_ACCESS_KEY']", "policy.secret_env"),
     ({}, "policy.allowed_capabilities = ['SYS_ADMIN']", "policy.allowed_capabilities"),

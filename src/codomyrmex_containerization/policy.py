@@ -189,6 +189,6 @@ def _frontend_name(frontend: str) -> str:
 
 def _refused(what: str, setting: str, why: str) -> errors.Refused:
     return errors.Refused(
-        f"Refused: {what} is off ({why}).",
+        f"Off until allowed: {what} ({why}).",
         hint=f"do without it; the person who runs this server can allow it with {setting}",
     )

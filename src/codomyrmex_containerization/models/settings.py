@@ -28,7 +28,6 @@ class PolicySettings(_Section):
     allow_engine_socket: bool = Field(False, description="Mounting an engine's socket into a container")
     allow_privileged: bool = Field(False, description="Privileged containers")
     allow_host_namespaces: bool = Field(False, description="network=host, and joining other containers' namespaces")
-    allow_devices: bool = Field(False, description="Host devices in containers")
     allowed_capabilities: tuple[str, ...] = Field(
         (), description="Capabilities that may be added beyond Docker's defaults"
     )

@@ -28,6 +28,7 @@ _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _PORT = re.compile(
     r"(?:(?P<ip>\[[0-9a-fA-F:.]+\]|[0-9]+(?:\.[0-9]+){3}):)?(?:(?P<host>[0-9]{0,5}):)?(?P<inside>[0-9]{1,5})(?:/(?P<protocol>tcp|udp|sctp))?\Z"
 )
+_LONGEST_COMMAND_CHARACTERS = 32_768
 _ENV_NAME = re.compile(r"[^=\s\0][^=\0]*\Z")
 
 
@@ -37,6 +38,9 @@ def command(value: str | Sequence[str] | None, *, name: str) -> tuple[str, ...] 
         return None
     if not isinstance(value, str):
         return tuple(value)
+    if len(value) > _LONGEST_COMMAND_CHARACTERS:
+        # Splitting takes time by the square of the length.
+        raise errors.InvalidArgument(f"{name} is too long to be split.", hint=f"pass {name} as a list of strings")
     try:
         return tuple(shlex.split(value))
     except ValueError as error:
