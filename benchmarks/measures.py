@@ -22,7 +22,7 @@ _ERA: wire.Era = "2026-07-28"
 _BARE = "bare SDK server"
 _BARE_RICH = "the same, with rich"
 _NOOP_CALLS_A_ROUND = 20
-_LIST_CALLS_A_ROUND = 3
+_LIST_CALLS_A_ROUND = 20
 _IDLE_SECONDS = 1.5
 _LABEL = f"{engine.LABEL}={engine.LABEL_VALUE}"
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import mcp_types as types
 
 from codomyrmex_containerization import errors
@@ -19,8 +18,6 @@ from tests.server.wire import Wire
 
 # Above those that Wire gives out by itself.
 FIRST_ID = 1_000_000
-# Not a measurement: far above what a call of these tests may take, far below what a hang would.
-ANSWER_SECONDS = 90.0
 CODES = frozenset(
     one.code
     for one in vars(errors).values()
@@ -93,16 +90,16 @@ async def send(wire: Wire, line: bytes) -> None:
     await wire.process.stdin.send(line + b"\n")
 
 
-async def answers(wire: Wire, ids: Iterable[int]) -> list[dict[str, Any]]:
+async def answers(wire: Wire, sent: Mapping[int, str]) -> list[dict[str, Any]]:
     """Wait for these answers, and take them out of the pile."""
-    with anyio.fail_after(ANSWER_SECONDS):
-        return [await _taken(wire, id) for id in ids]
-
-
-async def _taken(wire: Wire, id: int) -> dict[str, Any]:
-    answer = await wire.answer(id)
-    del wire.answers[id]
-    return answer
+    found = []
+    for id, said in sent.items():
+        try:
+            found.append(await wire.answer(id))
+        except TimeoutError:
+            raise AssertionError(f"no answer to {said}; on stderr: {wire.said()[-3000:]}") from None
+        del wire.answers[id]
+    return found
 
 
 def code_of(answer: Mapping[str, Any]) -> str:
@@ -193,4 +190,8 @@ def files_below(folder: Path) -> dict[str, bytes]:
 def memory_kilobytes(pid: int) -> dict[str, int]:
     """`VmRSS` and `VmHWM` (the most it ever was) of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if name[:4] in ("VmRS", "VmHW")}
+    return {
+        name: int(rest.split()[0])
+        for name, _, rest in (line.partition(":") for line in lines)
+        if name[:4] in ("VmRS", "VmHW")
+    }

@@ -34,7 +34,7 @@ STRINGS: tuple[str, ...] = (
     "", " ", "\0", "a\0b", "\ud800", "\udfff\ud800", "\uffff", "--help", "--privileged", "-v", "--rm=x", "-", "--",
     "../../../../etc/passwd", "..", ".", "/", "/etc", "/etc/passwd", "/proc/self/environ", "/var/run/docker.sock",
     "~", "~/.ssh", "~/.ssh/id_ed25519", "~root/.ssh", "../outside", "../outside/file", "%s%n%x", "$(reboot)", "`id`",
-    "; rm -rf /", "\x1b[31mred", "\u202etxt", "\r\n", "é" * 300, "𝕏" * 50, "precious", "localhost/precious:1",
+    "; rm -rf /", "\x1b[31mred", "\u202etxt", "\r\n", "é" * 300, "\U0001d54f" * 50, "precious", "localhost/precious:1",
     "precious:/etc/passwd", "precious-root", "host", "container:precious-root", "none", guard.LABEL_HOST,
     "sha256:" + "0" * 64, "0" * 64, "f", "[1,2", '{"a":1}', "[]", "null", "true", "NaN", "1e309", "-1", "0", "9" * 400,
     "localhost:1/none:1", "LOCALHOST/UPPER:1", "a@sha256:zz", "always", "ALL", "SYS_ADMIN", "0.0.0.0:80:80", "80:80:80:80",
@@ -161,7 +161,7 @@ def treasure(attacked_engine: OwnEngine, tmp_path: Path, private_folders: Path, 
     docker([*run, "--name", "precious", IMAGE, "sh", "-c", PATIENT])
     socket = f"{attacked_engine.socket_path}:/var/run/docker.sock"
     docker([*run, "--name", "precious-root", "--volume", socket, IMAGE, "sleep", "600"])
-    docker(["commit", "--change", "LABEL precious=1", "precious", "localhost/precious:1"])
+    docker(["commit", "--change", "LABEL precious=1", "--change", 'CMD ["true"]', "precious", "localhost/precious:1"])
     docker(["volume", "create", "precious"])
     docker(["network", "create", "precious"])
     (tmp_path / "outside").mkdir()
@@ -202,6 +202,8 @@ async def test_server_outlives_fuzzed_calls_and_none_of_them_opens_a_door(treasu
     tally: Counter[str] = Counter()
     by_tool: Counter[str] = Counter()
     async with wire.served("modern", **_settings(treasure.folder)) as served:
+        for name in ("fuzz-a", "fuzz-b"):
+            driver.answer_of(await served.call("container_run", image=IMAGE, command="true", name=name, detach=True))
         for start in range(0, CALLS, AT_ONCE):
             sent: dict[int, tuple[str, str]] = {}
             for number in range(start, start + AT_ONCE):
@@ -212,7 +214,7 @@ async def test_server_outlives_fuzzed_calls_and_none_of_them_opens_a_door(treasu
                     sent[driver.FIRST_ID + number] = (str(tool), line.decode("utf-8", "replace")[:600])
                 else:
                     tally["no message"] += 1
-            for answer in await driver.answers(served, sent):
+            for answer in await driver.answers(served, {id: said for id, (_, said) in sent.items()}):
                 tool, said = sent[answer["id"]]
                 code = driver.code_of(answer)
                 assert code in driver.CODES or code in ("success", "protocol -32602"), (answer, said)
@@ -383,7 +385,9 @@ def _strange_method(rng: random.Random, era: Era) -> bytes:
         "completion/complete", "logging/setLevel", "elicitation/create", "roots/list", "ping", "initialize", "server/discover",
         "notifications/cancelled", "rpc.discover", "$/cancelRequest", "tasks/get", 5, None, ["tools/call"],
     )  # fmt: skip
-    return frame(era, _id(rng), rng.choice(methods), rng.choice(({}, {"uri": "file:///etc/passwd"}, {"name": "x"}, None)))
+    return frame(
+        era, _id(rng), rng.choice(methods), rng.choice(({}, {"uri": "file:///etc/passwd"}, {"name": "x"}, None))
+    )
 
 
 def _strange_params(rng: random.Random, era: Era) -> bytes:
@@ -435,7 +439,7 @@ def _stray(rng: random.Random, era: Era) -> bytes:
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "method": "notifications/roots/list_changed", "params": {}},
         {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "container_remove", "arguments": {"container": "precious"}}},
-        Pairs([("jsonrpc", "2.0"), ("id", 1), ("id", 2), ("method", "tools/list"), ("method", "ping")]),
+        Pairs([("jsonrpc", "2.0"), ("id", 1), ("id", 9 * driver.FIRST_ID), ("method", "tools/list"), ("method", "ping")]),
     )  # fmt: skip
     return encode(rng.choice(strays)).encode()
 

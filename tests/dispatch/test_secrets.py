@@ -67,6 +67,10 @@ def world(docker_cli: DockerCommandLine, busybox_image: str, session_label: str)
     yield World(tag, container, session_label, in_env, in_label)
     docker_cli(["rm", "--force", container])
     docker_cli(["rmi", "--force", tag])
+    # What failed builds left: their layers inherit the label of the image that they began with.
+    left = docker_cli(["images", "--quiet", "--filter", f"label={session_label}", "--filter", "dangling=true"])
+    if left.stdout.split():
+        docker_cli(["rmi", "--force", *left.stdout.split()], check=False)
 
 
 def assert_kept(house: House, *secrets: str) -> None:

@@ -15,6 +15,9 @@ from pathlib import Path
 import anyio
 from anyio.abc import SocketStream
 
+from codomyrmex_containerization import config
+from codomyrmex_containerization.dispatch import runs
+from codomyrmex_containerization.engines import guard
 from tests import backends
 from tests.backends import DockerCommandLine
 
@@ -24,6 +27,10 @@ PAUSE_SECONDS = 0.05
 
 
 # ------------------------------------------------------------------------------------------------ a real one to kill
+
+
+class EngineDoesNotStart(Exception):
+    """Its last words are the message."""
 
 
 @dataclass(slots=True)
@@ -57,9 +64,8 @@ class OwnEngine:
         until = time.monotonic() + START_SECONDS
         while self.docker(["version"], check=False).returncode != 0:
             if self._process.poll() is not None or time.monotonic() > until:
-                code = self._process.poll()
                 self.end()
-                backends.missing(f"an engine of the tests' own does not start (exit code {code}): {self.last_words()}")
+                raise EngineDoesNotStart(self.last_words())
             time.sleep(PAUSE_SECONDS)
 
     def ensure_started(self) -> None:
@@ -74,6 +80,7 @@ class OwnEngine:
         self._process.send_signal(number)
         self._process.wait(DEADLINE_SECONDS)
         self._process = None
+        self._wait_for_containerd()
 
     def end(self) -> None:
         """End it for good."""
@@ -89,6 +96,17 @@ class OwnEngine:
             self._process.kill()
             self._process.wait()
         self._process = None
+        self._wait_for_containerd()
+
+    def _wait_for_containerd(self) -> None:
+        # It dies with its parent, but not at once: the next start would take the dying one for a living one.
+        pid_file = self.folder / "exec/containerd/containerd.pid"
+        with suppress(OSError, ValueError):
+            running = Path("/proc") / str(int(pid_file.read_text()))
+            until = time.monotonic() + DEADLINE_SECONDS
+            while str(self.folder).encode() in (running / "cmdline").read_bytes() and time.monotonic() < until:
+                time.sleep(PAUSE_SECONDS)
+        pid_file.unlink(missing_ok=True)
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -105,7 +123,10 @@ def open_own_engine(folder: Path) -> OwnEngine:
     config = folder / "docker-config"
     config.mkdir()
     engine = OwnEngine(folder, backends.open_docker_command_line(folder / "engine.sock", config))
-    engine.start()
+    try:
+        engine.start()
+    except EngineDoesNotStart as error:
+        backends.missing(f"an engine of the tests' own does not start: {error}")
     return engine
 
 
@@ -198,6 +219,11 @@ class Relay:
 # -------------------------------------------------------------------------------------------------- what is going on
 
 
+def host_label() -> str:
+    """The label of everything that servers with this test's state folder make."""
+    return f"{guard.LABEL_HOST}={runs.host_name(config.folders().state / 'runs')}"
+
+
 async def eventually(holds: Callable[[], bool], what: str) -> None:
     """Look again and again until it holds; the engine's state has no other way to be waited for."""
     try:
@@ -219,6 +245,20 @@ def _processes(marker: bytes) -> Iterator[int]:
             with suppress(OSError):
                 if marker in (entry / "cmdline").read_bytes():
                     yield int(entry.name)
+
+
+def children(parent: int) -> set[int]:
+    """The processes that a process has started itself and that run."""
+    listed = Path(f"/proc/{parent}/task").glob("*/children")
+    return {int(pid) for one in listed for pid in one.read_text().split()}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 def end_processes(marker: str) -> None:

@@ -13,8 +13,6 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from codomyrmex_containerization import config
-from codomyrmex_containerization.dispatch import runs
 from tests import backends
 from tests.backends import DockerCommandLine
 from tests.server import engines, wire
@@ -57,7 +55,7 @@ class Scene:
 
     def containers(self) -> list[str]:
         """Ids of the containers that this test's servers have made."""
-        return self.docker(["ps", "--all", "--quiet", "--filter", f"label={_host_label()}"]).stdout.split()
+        return self.docker(["ps", "--all", "--quiet", "--filter", f"label={engines.host_label()}"]).stdout.split()
 
     def is_gone(self) -> bool:
         """Whether nothing is left: no container, no process."""
@@ -184,14 +182,14 @@ async def test_killed_server_leaves_nothing_of_its_build_to_the_next(
     async with served(era, **_settings(builder, request)) as server:
         await server.start_call("container_build", image_name="localhost/life", dockerfile_text=own_scene.dockerfile)
         await eventually(own_scene.is_running, "the build's step runs")
-        programs = processes("docker-buildx") if builder == "buildkit" else []
+        programs = engines.children(server.process.pid)
         assert bool(programs) == (builder == "buildkit")
         await _kill(server)
     async with served(era, **_settings(builder, request)) as server:
         await eventually(lambda: not own_scene.is_running(), "the build's step has ended")
         await eventually(lambda: not own_scene.docker(["ps", "--all", "--quiet"]).stdout.split(), "no container is left")
         await eventually(lambda: _images(own_scene.docker) == before, "no half-built image is left")
-        await eventually(lambda: not set(programs) & set(processes("docker-buildx")), "no buildx is left")
+        await eventually(lambda: not any(map(engines.is_alive, programs)), "no buildx is left")
         await _end(server, "EOF")
 
 
@@ -341,10 +339,6 @@ async def _cleared(scene: Scene) -> AsyncIterator[Scene]:
 
 def _marker() -> str:
     return f"cxc-life-{uuid.uuid4().hex[:12]}"
-
-
-def _host_label() -> str:
-    return f"codomyrmex.containerization.host={runs.host_name(config.folders().state / 'runs')}"
 
 
 def _settings(builder: Builder, request: pytest.FixtureRequest) -> dict[str, str]:

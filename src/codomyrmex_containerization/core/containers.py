@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Literal, assert_never
 
 import anyio
@@ -38,6 +39,8 @@ CLEANUP_SECONDS = 20.0
 _KILL_SECONDS = 1.0
 # A private key is at most about 100 lines long: so many lines before the first one shown are read to know whether it lies inside one.
 _CONTEXT_LINES = 120
+_CONTEXT_SECONDS = 5.0
+_MOST_WAITING_BYTES = 16_000_000
 _COUNT_SECONDS = 1.5
 _LONGEST_LINE_CHARACTERS = 4_000
 
@@ -132,7 +135,7 @@ async def find(engine: base.Engine, container: str, *, size: bool = False) -> Co
     _require_name(container)
     try:
         return await engine.inspect_container(container, size=size)
-    except (errors.NotFound, errors.InvalidArgument) as error:
+    except (errors.NotFound, errors.Ambiguous, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
 
 
@@ -141,7 +144,7 @@ async def find_details(engine: base.Engine, container: str) -> ContainerDetails:
     _require_name(container)
     try:
         return await engine.container_details(container)
-    except (errors.NotFound, errors.InvalidArgument) as error:
+    except (errors.NotFound, errors.Ambiguous, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
 
 
@@ -228,9 +231,12 @@ async def logs(engine: base.Engine, state: ContainerState, wanted: LogRequest, r
     `follow_seconds` waits that long for more, or until the container ends.
     """
     reader = _LogReader(wanted, redactor)
-    margin = None if wanted.grep else wanted.tail + _CONTEXT_LINES
+    asked = wanted.query
+    # An engine counts the tail off first and looks at streams and times only then: these are counted off here.
+    margin = None if wanted.grep or asked.until or asked.stream else wanted.tail + _CONTEXT_LINES
     following = wanted.follow_seconds > 0 and state.status in ("running", "paused", "restarting")
-    query = replace(wanted.query, tail=margin, timestamps=True, follow=following)
+    since = asked.since - timedelta(seconds=_CONTEXT_SECONDS) if asked.since is not None else None
+    query = replace(asked, tail=margin, since=since, timestamps=True, follow=following)
     with anyio.move_on_after(wanted.follow_seconds if following else None):
         async with engine.container_logs(state.id, query, tty=state.tty) as frames:
             async for frame in frames:
@@ -238,8 +244,8 @@ async def logs(engine: base.Engine, state: ContainerState, wanted: LogRequest, r
     reader.finish()
     if margin is None or reader.read < margin:
         return reader.page(reader.matched, exact=True)
-    count, exact = await _count_lines(engine, state, replace(query, tail=None, follow=False))
-    return reader.page(max(count, reader.read), exact=exact)
+    count, exact = await _count_lines(engine, state, replace(query, tail=None, since=asked.since, follow=False))
+    return reader.page(max(count, reader.matched), exact=exact)
 
 
 async def plan_removal(engine: base.Engine, container: str, *, force: bool, volumes: bool) -> Removal:
@@ -401,6 +407,11 @@ class _LogReader:
         self._needles = [one.casefold() for one in wanted.grep.split("|") if one] if wanted.grep else []
         self._kept: deque[LogLine] = deque(maxlen=wanted.tail)
         self._assembler = output.LineAssembler()
+        self._since = wanted.query.since
+        # Without a search only the last lines are looked at: the others would be redacted for nothing.
+        self._waiting: deque[tuple[output.RawLine, bool]] = deque()
+        self._waiting_bytes = 0
+        self._most_waiting = wanted.tail + _CONTEXT_LINES
         self.read = 0
         self.matched = 0
 
@@ -411,21 +422,54 @@ class _LogReader:
     def finish(self) -> None:
         for line in self._assembler.flush():
             self._line(line)
+        while self._waiting:
+            self._take(*self._next())
 
     def page(self, total: int, *, exact: bool) -> LogPage:
         return LogPage(tuple(self._kept), total, exact)
 
     def _line(self, line: output.RawLine) -> None:
         self.read += 1
+        # Lines from before the time that was asked for only tell whether it lies inside a key.
+        wanted = self._since is None or not _is_before(line.timestamp, self._since)
+        if self._needles:
+            self._take(line, wanted)
+            return
+        self.matched += wanted
+        self._waiting.append((line, wanted))
+        self._waiting_bytes += len(line.data)
+        while len(self._waiting) > self._most_waiting:
+            self._next()
+        while self._waiting_bytes > _MOST_WAITING_BYTES:
+            self._take(*self._next())
+
+    def _next(self) -> tuple[output.RawLine, bool]:
+        line, wanted = self._waiting.popleft()
+        self._waiting_bytes -= len(line.data)
+        return line, wanted
+
+    def _take(self, line: output.RawLine, wanted: bool) -> None:
         text = self._redactors[line.stream].line(output.readable(line.data))
+        if not wanted:
+            return
         if len(line.data) > output.LONGEST_LINE_BYTES:
             # The rest of such a line was not kept: where it breaks off, half of a secret may stand.
             text = f"{text[: -output.CUT_MARGIN_CHARACTERS]}[... the rest of this line is left out ...]"
         folded = text.casefold()
-        if self._needles and not any(needle in folded for needle in self._needles):
-            return
-        self.matched += 1
+        if self._needles:
+            if not any(needle in folded for needle in self._needles):
+                return
+            self.matched += 1
         self._kept.append(LogLine(line.stream, line.timestamp, _bounded(text)))
+
+
+def _is_before(timestamp: str, moment: datetime) -> bool:
+    """Say whether a line's time (`2026-11-21T13:01:41.857666320Z`) lies before the moment; a line without one does not."""
+    try:
+        written = datetime.fromisoformat(re.sub(r"\.(\d{6})\d*", r".\1", timestamp))
+    except ValueError:
+        return False
+    return written < moment
 
 
 def _bounded(text: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.core import build_context
@@ -70,11 +70,11 @@ async def copy_in(engine: base.Engine, container: str, source: Path, target: str
             raise errors.InvalidArgument(f"{source} is neither a file nor a folder.", hint="copy files or folders")
         place = await _place(engine, container, source.name, target, contents=contents and is_folder)
         path = posixpath.join(place.folder, place.name)
+        if place.there == ("file" if is_folder else "folder"):
+            raise errors.Conflict(
+                f"{path} in the container is a {place.there} already, and {source} is none.", hint="name another target"
+            )
         if not is_folder:
-            if place.is_folder:
-                raise errors.Conflict(
-                    f"{path} is a folder in the container; a file cannot take its place.", hint="name another target"
-                )
             await engine.write_archive(container, place.folder, lambda: _file_tar(held, place.name))
             return Copied(1, found.st_size, path)
         # The folder itself stays open: what is put in its place meanwhile is not copied.
@@ -86,7 +86,7 @@ async def copy_in(engine: base.Engine, container: str, source: Path, target: str
         )
         if not size.complete:
             raise errors.Refused(f"{source} has more than {_MOST_ENTRIES:,} entries.", hint="copy a smaller folder")
-        if not place.is_folder:
+        if place.there == "nothing":
             await engine.write_archive(container, place.folder, lambda: _entry_tar(place.name, found))
         await engine.write_archive(container, path, lambda: _folder_tar(top))
         return Copied(size.files, size.bytes, path)
@@ -101,8 +101,10 @@ async def copy_out(engine: base.Engine, container: str, source: str, into: Path)
     that was being written is removed; the error says how many stay.
     Raises NotFound, Refused (a hostile archive), Conflict (a folder in the way of a file, or the other way round).
     """
-    found = await engine.stat_path(container, source)
-    path = found.link_target or source
+    path = posixpath.normpath(posixpath.join("/", source))
+    path = (await engine.stat_path(container, path)).link_target or path
+    if path in ("/", "//"):
+        raise errors.InvalidArgument("The whole file system of a container is not copied.", hint="name a folder of it")
     unpacking = _Unpacking(into)
     try:
         return await engine.read_archive(container, path, unpacking.run)
@@ -178,7 +180,7 @@ class _Unpacking:
             elif content is not None:
                 _replace(name, folder, lambda part: _write_file(content, entry, part, folder))
                 self.bytes += entry.size
-            self.files += 0 if entry.issym() else 1
+            self.files += 1
         except _Unwritable as error:
             problem = error.problem
             raise errors.Conflict(
@@ -211,7 +213,7 @@ class _Unpacking:
             for depth, part in enumerate(parts, start=1):
                 below = _enter(part, now, mode if depth == len(parts) else None)
                 if below is None:
-                    raise _hostile("/".join(parts))
+                    raise _in_the_way(part, now, "/".join(parts[:depth]))
                 os.close(now)
                 now = below
         except BaseException:
@@ -347,6 +349,15 @@ def _read(content: IO[bytes]) -> bytes:
         raise tarfile.ReadError("the archive broke off") from problem
 
 
+def _in_the_way(name: str, parent: int, path: str) -> errors.ContainerizationError:
+    with suppress(OSError):
+        if not stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            return errors.Conflict(
+                f"{_shown(path)} is there already and is no folder.", hint="move it away, or name another target"
+            )
+    return _hostile(path)
+
+
 def _hostile(name: str) -> errors.Refused:
     return errors.Refused(
         f"The archive holds {name[:160]!r}, which leads out of the target or through a link.",
@@ -386,11 +397,11 @@ def _open_source(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The folder inside a container and the name there; `is_folder` says that a folder of that name is there already."""
+    """A folder inside a container, a name in it and what is there already."""
 
     folder: str
     name: str
-    is_folder: bool
+    there: Literal["nothing", "file", "folder"]
 
 
 async def _place(engine: base.Engine, container: str, name: str, target: str, *, contents: bool) -> _Place:
@@ -403,16 +414,20 @@ async def _place(engine: base.Engine, container: str, name: str, target: str, *,
     except errors.NotFound:
         if target.endswith("/"):
             raise
-        return _Place(posixpath.dirname(path), posixpath.basename(path), False)
-    if not found.is_folder or contents:
-        if target.endswith("/") and not found.is_folder:
-            raise errors.Conflict(f"{path} is no folder in the container.", hint="leave the slash at its end out")
-        return _Place(posixpath.dirname(path), posixpath.basename(path), found.is_folder)
+        return _Place(posixpath.dirname(path), posixpath.basename(path), "nothing")
+    if found.is_folder and not contents:
+        return _Place(path, name, await _there(engine, container, posixpath.join(path, name)))
+    if target.endswith("/") and not found.is_folder:
+        raise errors.Conflict(f"{path} is no folder in the container.", hint="leave the slash at its end out")
+    return _Place(posixpath.dirname(path), posixpath.basename(path), "folder" if found.is_folder else "file")
+
+
+async def _there(engine: base.Engine, container: str, path: str) -> Literal["nothing", "file", "folder"]:
     try:
-        there = (await engine.stat_path(container, posixpath.join(path, name))).is_folder
+        found = await engine.stat_path(container, path)
     except errors.NotFound:
-        there = False
-    return _Place(path, name, there)
+        return "nothing"
+    return "folder" if found.is_folder else "file"
 
 
 def _entry_tar(name: str, found: os.stat_result) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from codomyrmex_containerization.models.image import BuilderName, BuildEvent, Bu
 LOG_LINES = 400
 STEP_LINES = 40
 _READ_SECONDS = 60.0
+_PROBE_SECONDS = 2.0
 _LARGEST_DOCKERFILE_BYTES = 1_000_000
 
 
@@ -113,8 +114,22 @@ async def build(
     for id in intermediate:
         engine.intermediate_image(id, finished=True)
     if book.failure is not None:
+        await _refuse_blame(engine, request, book)
         raise book.error(request)
     return await _result(engine, request, book, builder, time.monotonic() - began)
+
+
+async def _refuse_blame(engine: guard.GuardedEngine, request: BuildRequest, book: _Book) -> None:
+    """Raise EngineUnavailable when the step failed because the engine is being stopped, which ends the step's process."""
+    try:
+        await engine.info(deadline_seconds=_PROBE_SECONDS)
+    except errors.EngineUnavailable as error:
+        raise errors.EngineUnavailable(
+            f"{engine.name} was stopped during the build of {request.reference}{book.where()}.",
+            hint="see container_runtime_status, then build again; finished steps are in the engine's cache",
+        ) from error
+    except errors.ContainerizationError:
+        return
 
 
 async def _result(

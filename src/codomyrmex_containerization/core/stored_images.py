@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import posixpath
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from codomyrmex_containerization import errors
@@ -16,6 +19,22 @@ from codomyrmex_containerization.models.details import ImageDetails, ImageRow, L
 _MEGABYTE = 1_000_000
 _LARGE_LAYER_BYTES = 50 * _MEGABYTE
 _MANY_LAYERS = 20
+_FEW_DIGITS = re.compile(r"[0-9a-f]{1,11}")
+_BUILD_TOOLS = frozenset("build-essential build-base gcc g++ clang make cmake cargo rustc golang golang-go go".split())
+_SHELL = re.compile(
+    r"""
+    (?P<blank> [ \t\r]+ | \\\n )
+    | (?P<comment> \# [^\n]* )
+    | (?P<separator> [();|&\n]+ )
+    | (?P<redirection> \d* [<>]+ &? [-]? )
+    | (?P<word> (?: \\. | '[^']*' | "(?:\\.|[^"\\])*" | [^\s();|&<>'"\\] )+ )
+    | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUOTED = re.compile(r"""\\(.)|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
+# What stands in front of a command's name: variables, and words that run what follows.
+_BEFORE_COMMAND = re.compile(r"[A-Za-z_]\w*=.*|sudo|exec|env|time|then|do|else|if|while|!|\{", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +97,11 @@ async def find(engine: base.Engine, image: str) -> ImageDetails:
     if not reference.is_image_id(image):
         reference.parse(image)
     try:
-        return await engine.image_details(image)
+        found = await engine.image_details(image)
+        # An engine takes a few digits for the beginning of an id: too few to say which image was meant.
+        if not _FEW_DIGITS.fullmatch(image) or _name_of(found, image):
+            return found
+        raise errors.NotFound(f"{engine.name} has no image named {image!r}.")
     except errors.NotFound as error:
         near = difflib.get_close_matches(image, await engine.list_image_names(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "image_list shows the images there are"
@@ -95,31 +118,48 @@ async def plan_tag(engine: guard.GuardedEngine, source: str, target: str) -> Ima
     if now.id == image.id or engine.owns("image", now.id):
         return None
     lost = f"the name {target}, which now means image {_short(now.id)} ({now.size_bytes:,} bytes)"
-    last = " and would be its only name" if len(now.tags) <= 1 else ""
+    last = " and is its only one" if len(now.tags) <= 1 else ""
     return ImageChange(now.id, (lost + last,), _digest("tag", image.id, now.id, target))
 
 
 async def plan_removal(engine: base.Engine, image: str, *, force: bool) -> ImageChange:
-    """Say what a removal would take away. Raises Conflict when containers use the image and `force` is not given."""
+    """Say what a removal would take away.
+
+    Raises Conflict when it needs `force` and that is not given: containers use the image, or an id names one with several tags.
+    """
     found = await find(engine, image)
+    name = _name_of(found, image)
+    others = [tag for tag in found.tags if tag != name]
+    if name and others:
+        lost = f"the name {name} (the image stays as {', '.join(others)})"
+        return ImageChange(found.id, (lost,), _digest("untag", found.id, name))
+    if len(found.tags) > 1 and not force:
+        raise errors.Conflict(
+            f"Image {_short(found.id)} has several names: {', '.join(found.tags)}.",
+            hint="remove them one by one by name, or pass force=true to remove all of them and the image",
+        )
     users = (await engine.image_users()).get(found.id, [])
-    by_id = reference.is_image_id(image) and not any(tag.startswith(f"{image}:") for tag in found.tags)
-    wanted = str(reference.parse(image)) if not by_id else ""
-    others = [tag for tag in found.tags if tag != wanted]
-    if wanted and others:
-        lost = [f"the name {wanted} (the image stays as {', '.join(others)})"]
-        return ImageChange(found.id, tuple(lost), _digest("untag", found.id, wanted))
     if users and not force:
         raise errors.Conflict(
             f"Image {image} is used by {', '.join(users[:5])}.",
             hint="remove those containers first, or pass force=true",
         )
-    lost = [f"image {_short(found.id)} ({', '.join(found.tags) or 'untagged'}, {found.size_bytes:,} bytes)"]
-    if users:
-        lost.append(
-            f"the image under the containers {', '.join(users[:5])}, which keep running but cannot be made again"
-        )
-    return ImageChange(found.id, tuple(lost), _digest("remove", found.id, *sorted(found.tags), *sorted(users)))
+    lost = f"image {_short(found.id)} ({', '.join(found.tags) or 'untagged'}, {found.size_bytes:,} bytes)"
+    also = f"what the containers {', '.join(users[:5])} were made of: they cannot be made again" if users else ""
+    return ImageChange(
+        found.id,
+        tuple(one for one in (lost, also) if one),
+        _digest("remove", found.id, *sorted(found.tags), *sorted(users)),
+    )
+
+
+def _name_of(image: ImageDetails, text: str) -> str:
+    """Return the name of an image that a text is; empty when it is an id."""
+    with suppress(errors.InvalidArgument):
+        name = str(reference.parse(text))
+        if name in image.tags or name in image.digests:
+            return name
+    return ""
 
 
 def largest_first(image: ImageDetails) -> list[Layer]:
@@ -154,24 +194,75 @@ def efficiency(image: ImageDetails, found: list[Advice]) -> float:
 def _layer_advice(layer: Layer) -> list[Advice]:
     text, size = layer.instruction, layer.size_bytes
     short = text if len(text) <= 60 else text[:57] + "..."
-    found = []
-    if re.search(r"apt(-get)? install", text) and "/var/lib/apt/lists" not in text:
-        found.append(Advice(f"{short}: remove /var/lib/apt/lists/* in the same RUN", size))
-    if re.search(r"apk add", text) and "--no-cache" not in text:
-        found.append(Advice(f"{short}: apk add --no-cache", size))
-    if re.search(r"pip3? install", text) and "--no-cache-dir" not in text:
-        found.append(Advice(f"{short}: pip install --no-cache-dir", size))
-    if re.search(r"\b(build-essential|gcc|g\+\+|make|cargo|golang)\b", text) and "RUN" in text and size:
-        found.append(
-            Advice(f"{short}: build tools stay in the image: build in an earlier stage and copy the result", size)
-        )
-    if text.startswith(("COPY", "ADD")) and size > _LARGE_LAYER_BYTES:
-        found.append(Advice(f"{short}: {size // _MEGABYTE} MB copied in: check .dockerignore", size))
-    if re.match(r"RUN (rm|find .* -delete)\b", text) and size < _MEGABYTE:
-        found.append(
-            Advice(f"{short}: files removed in a later layer still count: remove them in the RUN that makes them", 0)
-        )
-    return found
+    if text.startswith(("COPY", "ADD")):
+        if size <= _LARGE_LAYER_BYTES:
+            return []
+        return [Advice(f"{short}: {size // _MEGABYTE} MB copied in: check .dockerignore", size)]
+    if not text.startswith("RUN "):
+        return []
+    return [Advice(f"{short}: {one}", size) for one in _run_advice(_commands(text.removeprefix("RUN ")), size)]
+
+
+def _run_advice(commands: list[list[str]], size: int) -> Iterator[str]:
+    installed: set[str] = set()
+    removed: set[str] = set()
+    for words in commands:
+        manager, verb, packages = _package_call(words)
+        if verb in ("install", "add"):
+            installed.update(packages)
+        elif verb in ("remove", "purge", "del", "autoremove"):
+            # A name that begins with a dot is one for all that was installed with `apk add --virtual`.
+            removed.update(packages, installed if any(word.startswith(".") for word in packages) else ())
+        if manager in ("apt", "apt-get") and verb == "install" and not _removes(commands, "/var/lib/apt/lists"):
+            yield "remove /var/lib/apt/lists/* in the same RUN"
+        if (
+            manager == "apk"
+            and verb == "add"
+            and "--no-cache" not in words
+            and not _removes(commands, "/var/cache/apk")
+        ):
+            yield "apk add --no-cache"
+        if manager == "pip" and verb == "install" and "--no-cache-dir" not in words:
+            yield "pip install --no-cache-dir"
+    tools = (installed & _BUILD_TOOLS) - removed
+    if tools and size:
+        yield f"build tools ({', '.join(sorted(tools))}) stay in the image: build in an earlier stage and copy the result"
+    if commands and size < _MEGABYTE and all(words[0] == "rm" or "-delete" in words for words in commands):
+        yield "files removed in a later layer still count: remove them in the RUN that makes them"
+
+
+def _package_call(words: list[str]) -> tuple[str, str, list[str]]:
+    """Return the package manager, what it is to do and the packages; empty for a command that is none."""
+    program = posixpath.basename(words[0])
+    if re.fullmatch(r"python[\d.]*", program) and words[1:3] == ["-m", "pip"]:
+        program, words = "pip", words[2:]
+    manager = "pip" if re.fullmatch(r"pip[\d.]*", program) else program
+    plain = [word for word in words[1:] if not word.startswith("-")]
+    if manager not in ("apt", "apt-get", "apk", "pip") or not plain:
+        return "", "", []
+    return manager, plain[0], [re.split(r"[=<>~:/]", word)[0] for word in plain[1:]]
+
+
+def _removes(commands: list[list[str]], path: str) -> bool:
+    return any(words[0] in ("rm", "find") and any(path in word for word in words[1:]) for words in commands)
+
+
+def _commands(script: str) -> list[list[str]]:
+    """Split a shell script into its commands, the words of each; comments and what is quoted are no commands."""
+    commands: list[list[str]] = [[]]
+    redirected = False
+    for found in _SHELL.finditer(script):
+        match found.lastgroup:
+            case "separator":
+                commands.append([])
+            case "redirection":
+                redirected = True
+            case "word":
+                word = _QUOTED.sub(lambda one: one[1] or one[2] or one[3] or "", found[0])
+                if not redirected and (commands[-1] or not _BEFORE_COMMAND.fullmatch(word)):
+                    commands[-1].append(word)
+                redirected = False
+    return [words for words in commands if words]
 
 
 def _matches(row: ImageRow, name: str | None, dangling: bool | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from codomyrmex_containerization.tools._answer import Answer
 
-_ROUNDS = 12
+_ROUNDS = 24
 _ROOM_FOR_THE_NOTE = 300
 _SHARES = (4, 8, 16, 32, 64, 128)
 _CHARACTERS_A_ROW = 20
@@ -74,7 +74,7 @@ def _shorter(answer: Answer, limit: int, size: int) -> Answer | None:
     field = max(sizes, key=lambda name: sizes[name])
     second = max((other for name, other in sizes.items() if name != field), default=0)
     # Cut the longest part, but not below the next one, which is then cut as well.
-    target = max(sizes[field] - (size - limit) - _ROOM_FOR_THE_NOTE, min(second, sizes[field] * 3 // 4), 0)
+    target = max(sizes[field] - (size - limit) - _ROOM_FOR_THE_NOTE, min(second, sizes[field] // 2), 0)
     value = getattr(answer, field)
     keep = min(int(len(value) * target / sizes[field]), len(value) - 1)
     return answer.cut(field, keep)

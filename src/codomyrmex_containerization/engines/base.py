@@ -207,8 +207,8 @@ class Engine(ABC):
         """Pull an image. Raises NotFound, Unauthorized, EngineUnavailable (the registry does not answer)."""
 
     @abstractmethod
-    async def remove_image(self, image: str, *, force: bool) -> None:
-        """Remove an image or a tag. Raises NotFound, Conflict (in use)."""
+    async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
+        """Remove an image or a tag; return the names and the ids that are gone. Raises NotFound, Conflict (in use)."""
 
     @abstractmethod
     def builder(self, spec: BuildSpec) -> BuilderName:

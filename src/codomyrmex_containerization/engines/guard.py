@@ -280,9 +280,11 @@ class GuardedEngine(base.Engine):
     ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
         return self._engine.pull_image(reference, platform=platform)
 
-    async def remove_image(self, image: str, *, force: bool) -> None:
-        await self._engine.remove_image(image, force=force)
-        self._ledger.removed("image", self.name, image)
+    async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
+        gone = await self._engine.remove_image(image, force=force)
+        for one in gone:
+            self._ledger.removed("image", self.name, one)
+        return gone
 
     def builder(self, spec: BuildSpec) -> BuilderName:
         return self._engine.builder(spec)
@@ -345,6 +347,9 @@ class GuardedEngine(base.Engine):
                 found = path.stat()
                 seen.append(_Seen(path, found.st_dev, found.st_ino))
                 mount = replace(mount, source=str(path))
+            elif mount.type == "volume":
+                # The engine makes a volume that is not there: it outlives the container, so it says whose it is.
+                mount = replace(mount, labels={LABEL_HOST: self._ledger.host, LABEL_RUN: self._ledger.run})
             resolved.append(mount)
         return tuple(resolved), seen
 

@@ -38,13 +38,14 @@ class PortMapping:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """Something attached into a container: a host path, a volume, a tmpfs."""
+    """Something attached into a container: a host path, a volume, a tmpfs. A volume that is not there yet gets the labels."""
 
     type: MountType
     target: str
     source: str = ""
     read_only: bool = False
     size_bytes: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.type} {self.source or '-'}:{self.target}{':ro' if self.read_only else ''}"

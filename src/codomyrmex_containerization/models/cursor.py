@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from codomyrmex_containerization import errors
 
@@ -17,13 +17,7 @@ Key = tuple[float, str]
 
 def encode(tool: str, arguments: Mapping[str, object], key: Key) -> str:
     """Return the cursor of the page that follows the row with this key."""
-    return encode_all(tool, arguments, [key])[0]
-
-
-def encode_all(tool: str, arguments: Mapping[str, object], keys: Iterable[Key]) -> list[str]:
-    """Return the cursor behind each row of a page."""
-    digest = _digest(tool, arguments)
-    return [_packed([digest, key[0], key[1][:16]]) for key in keys]
+    return _packed([_digest(tool, arguments), key[0], key[1][:16]])
 
 
 def decode(cursor: str, tool: str, arguments: Mapping[str, object]) -> Key:

@@ -77,7 +77,9 @@ def limits(memory: str | int | None, cpus: float | None, pids_limit: int | None,
 def restart(text: str) -> RestartPolicy:
     """Parse `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:3`."""
     name, colon, count = text.partition(":")
-    if name not in get_args(RestartName) or (colon and (name != "on-failure" or not re.fullmatch(r"[0-9]{1,9}", count))):
+    if name not in get_args(RestartName) or (
+        colon and (name != "on-failure" or not re.fullmatch(r"[0-9]{1,9}", count))
+    ):
         raise errors.InvalidArgument(
             f"restart = {text!r} is no restart policy.",
             hint="use no, always, unless-stopped, on-failure or on-failure:3",

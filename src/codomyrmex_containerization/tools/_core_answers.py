@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 from pydantic import Field, PrivateAttr
 
-from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models import sizes
 from codomyrmex_containerization.tools._answer import Answer, Keep, Row, table
 
@@ -134,11 +133,11 @@ class ContainerListAnswer(Answer):
     total: int
     next_cursor: str | None = Field(None, description="Pass as cursor for the next page")
 
-    _cursors: list[str] = PrivateAttr(default_factory=list)
+    _cursor_behind: Callable[[int], str] | None = PrivateAttr(default=None)
 
-    def with_cursors(self, keys: list[str]) -> Self:
-        """Remember the cursor behind each row, for when rows are cut."""
-        self._cursors = keys
+    def with_cursors(self, behind: Callable[[int], str]) -> Self:
+        """Remember how to make the cursor behind a row (its index), for when rows are cut."""
+        self._cursor_behind = behind
         return self
 
     def text(self) -> str:
@@ -156,9 +155,9 @@ class ContainerListAnswer(Answer):
     def cut(self, field: str, keep: int) -> Self:
         keep = max(keep, 1)
         shorter = super().cut(field, keep)
-        if len(self._cursors) < keep:
+        if self._cursor_behind is None:
             return shorter
-        return shorter.model_copy(update={"next_cursor": self._cursors[keep - 1]})
+        return shorter.model_copy(update={"next_cursor": self._cursor_behind(keep - 1)})
 
 
 def _list_cells(row: ContainerListRow, *, show_engine: bool) -> tuple[str, ...]:
@@ -271,8 +270,3 @@ class RemoveAnswer(Answer):
 
     def text(self) -> str:
         return f"removed {'; '.join(self.removed)}"
-
-
-def page_cursors(tool: str, arguments: Mapping[str, object], keys: list[cursors.Key]) -> list[str]:
-    """Return the cursor behind each row of a page."""
-    return cursors.encode_all(tool, arguments, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 from pydantic import Field, PrivateAttr
@@ -32,11 +32,11 @@ class ImageListAnswer(Answer):
     total: int
     next_cursor: str | None = Field(None, description="Pass as cursor for the next page")
 
-    _cursors: list[str] = PrivateAttr(default_factory=list)
+    _cursor_behind: Callable[[int], str] | None = PrivateAttr(default=None)
 
-    def with_cursors(self, keys: list[str]) -> Self:
-        """Remember the cursor behind each row, for when rows are cut."""
-        self._cursors = keys
+    def with_cursors(self, behind: Callable[[int], str]) -> Self:
+        """Remember how to make the cursor behind a row (its index), for when rows are cut."""
+        self._cursor_behind = behind
         return self
 
     def text(self) -> str:
@@ -54,9 +54,9 @@ class ImageListAnswer(Answer):
     def cut(self, field: str, keep: int) -> Self:
         keep = max(keep, 1)
         shorter = super().cut(field, keep)
-        if len(self._cursors) < keep:
+        if self._cursor_behind is None:
             return shorter
-        return shorter.model_copy(update={"next_cursor": self._cursors[keep - 1]})
+        return shorter.model_copy(update={"next_cursor": self._cursor_behind(keep - 1)})
 
 
 def _cells(row: ImageListRow, *, show_engine: bool) -> tuple[str, ...]:

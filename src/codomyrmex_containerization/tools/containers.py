@@ -203,7 +203,7 @@ def _host_path(text: str) -> Path:
 def _host_target(engine: guard.GuardedEngine, text: str, source: str) -> Path:
     """Return the host path that a copy becomes: the one that is named, or the source's name in a folder that is there."""
     path = _host_path(text)
-    if path.is_dir() and not _is_contents(source):
+    if os.path.isdir(path) and not _is_contents(source):
         name = os.path.basename(os.path.normpath(source)).strip("/.")
         if not name:
             raise errors.InvalidArgument(

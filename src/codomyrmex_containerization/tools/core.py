@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,7 +185,7 @@ async def container_list(
         total=page.total,
         next_cursor=cursors.encode("container_list", given, page.next_key) if page.next_key else None,
     )
-    return answer.with_cursors(answers.page_cursors("container_list", given, keys))
+    return answer.with_cursors(lambda index: cursors.encode("container_list", given, keys[index]))
 
 
 def _run_deadline(given: Mapping[str, Any]) -> float:
@@ -441,6 +442,10 @@ async def _logs(
         base.LogQuery(since=since, until=until, stream=stream), tail=tail, grep=grep, follow_seconds=follow
     )
     page = await containers.logs(engine, state, wanted, ctx.redactor)
+    if follow > 0:
+        # It may have ended meanwhile, or its engine may have been stopped.
+        with suppress(errors.NotFound):
+            state = await engine.inspect_container(state.id)
     answer = answers.LogsAnswer(
         container=state.name,
         state=state.status,

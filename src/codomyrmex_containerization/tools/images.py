@@ -46,7 +46,7 @@ async def image_list(
         next_cursor=cursors.encode("image_list", given, page.next_key) if page.next_key else None,
     )
     return answer.with_cursors(
-        cursors.encode_all("image_list", given, [stored_images.image_key(one.row) for one in page.images])
+        lambda index: cursors.encode("image_list", given, stored_images.image_key(page.images[index].row))
     )
 
 
@@ -127,8 +127,8 @@ async def image_remove(
     """Remove an image, or one name of it. One that this server run did not build needs a confirmation."""
     chosen = ctx.engines.get(engine)
     change = await stored_images.plan_removal(chosen, image, force=force)
-    await chosen.remove_image(image, force=force)
-    return answers.ImageRemoveAnswer(id=_short(change.image_id), removed=list(change.lost))
+    gone = await chosen.remove_image(image, force=force)
+    return answers.ImageRemoveAnswer(id=_short(change.image_id), removed=[_gone(one) for one in gone])
 
 
 def _row(one: stored_images.ListedImage) -> answers.ImageListRow:
@@ -137,7 +137,7 @@ def _row(one: stored_images.ListedImage) -> answers.ImageListRow:
         id=_short(row.id),
         tags=list(row.tags),
         size_bytes=row.size_bytes,
-        created=row.created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=row.created.isoformat(timespec="seconds").replace("+00:00", "Z"),
         used_by=list(one.used_by),
         engine=row.engine,
     )
@@ -148,6 +148,10 @@ def _tagged(text: str) -> str:
     if parsed.digest is not None:
         raise errors.InvalidArgument("A name for an image has no digest.", hint="leave the part behind '@' out")
     return str(parsed)
+
+
+def _gone(one: str) -> str:
+    return f"image {_short(one)}" if one.startswith("sha256:") else f"name {one}"
 
 
 def _short(id: str) -> str:

@@ -322,6 +322,11 @@ class DockerEngine(base.Engine):
                 raise errors.NotFound(
                     f"There is no {path} in container {container[:12]}.", hint="check the path inside the container"
                 )
+            if response.status_code == 500:  # an answer to HEAD cannot say why
+                raise errors.InvalidArgument(
+                    f"{path} in container {container[:12]} cannot be looked at.",
+                    hint="check the path: its links may lead in a circle, or a file stands where a folder is named",
+                )
             client._raise_for_status(response)
             return response.headers.get("X-Docker-Container-Path-Stat")
 
@@ -341,7 +346,9 @@ class DockerEngine(base.Engine):
         def ask() -> T:
             client = self._client()
             url = client._url("/containers/{0}/archive", container)
-            response = client._get(url, params={"path": path}, stream=True)
+            # The daemon would compress it for a library that says it can read that.
+            headers = {"Accept-Encoding": "identity"}
+            response = client._get(url, params={"path": path}, stream=True, headers=headers)
             held.append(response)
             client._raise_for_status(response)
             return sink(pieces(response))
@@ -532,14 +539,18 @@ class DockerEngine(base.Engine):
         ) as items:
             yield items
 
-    async def remove_image(self, image: str, *, force: bool) -> None:
+    async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
         """DELETE /images/NAME."""
-        await self._call(
-            lambda: self._client().remove_image(image, force=force),
-            f"removing image {image}",
-            subject=f"image {image!r}",
-            deadline_seconds=_REMOVE_SECONDS,
+
+        def remove() -> Any:
+            client = self._client()
+            url = client._url("/images/{0}", image)
+            return client._result(client._delete(url, params={"force": force}, timeout=_REMOVE_SECONDS), True)
+
+        gone = await self._call(
+            remove, f"removing image {image}", subject=f"image {image!r}", deadline_seconds=_REMOVE_SECONDS
         )
+        return shapes.removed_image(gone or ())
 
     def builder(self, spec: BuildSpec) -> BuilderName:
         """BuildKit through buildx where it is installed, else the engine's classic builder."""

@@ -74,6 +74,10 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
             "the registry does not answer the engine: check the network, or use an image that the engine already has",
         ),
     ),
+    (
+        re.compile(r"multiple ids found with provided prefix|id prefix is ambiguous"),
+        _make(errors.Ambiguous, "give more of the id, or the name"),
+    ),
     (re.compile(r"network .* not found"), _make(errors.NotFound, "check the network's name")),
     (
         re.compile(r"is not running|is not paused|is already paused|is paused|is restarting"),
@@ -86,6 +90,14 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
     (
         re.compile(r"marked read-only"),
         _make(errors.Conflict, "that place is read-only: copy to one of the container's writable folders or mounts"),
+    ),
+    (
+        re.compile(r"invalid repository name|invalid signal"),
+        _make(errors.InvalidArgument, "mend the argument that the message names"),
+    ),
+    (
+        re.compile(r"cannot overwrite (non-)?directory"),
+        _make(errors.Conflict, "a file and a folder of the same name meet: name another target"),
     ),
     (re.compile(r"no space left on device"), _make(errors.EngineUnavailable, "free disk space on the engine's host")),
 )

@@ -49,6 +49,7 @@ Json = Mapping[str, Any]
 
 _FRACTION = re.compile(r"\.(\d{1,6})\d*")
 _HEALTH_IN_STATUS = re.compile(r"\((healthy|unhealthy|health: starting)\)")
+_SHELL = re.compile(r"(?:RUN )?(?:\|\d+ .*?)?/bin/sh -c ", re.DOTALL)
 _NANOSECONDS = 1_000_000_000
 
 
@@ -251,6 +252,11 @@ def image_details(raw: Json, history: Sequence[Json]) -> ImageDetails:
     )
 
 
+def removed_image(raw: Sequence[Json]) -> tuple[str, ...]:
+    """Return the names and the ids that DELETE /images/NAME took away."""
+    return tuple(str(value) for one in raw for key, value in one.items() if key in ("Untagged", "Deleted"))
+
+
 def exec_state(raw: Json) -> ExecState:
     """Make a state of GET /exec/ID/json."""
     running = bool(raw.get("Running"))
@@ -288,10 +294,15 @@ def _words(value: object) -> tuple[str, ...]:
 
 
 def _instruction(created_by: str) -> str:
+    """Return the instruction behind a layer as a Dockerfile has it, whichever builder wrote the history."""
     if not created_by:
         return "(imported)"
-    text = created_by.removeprefix("/bin/sh -c #(nop) ").strip()
-    return f"RUN {text.removeprefix('/bin/sh -c ')}" if text.startswith("/bin/sh -c ") else text
+    text = created_by.removesuffix("# buildkit").strip()
+    if text.startswith("/bin/sh -c #(nop) "):
+        return text.removeprefix("/bin/sh -c #(nop) ").strip()
+    # Build arguments stand in front of the shell: `|2 NAME=value NAME=value /bin/sh -c ...`.
+    shell = _SHELL.match(text)
+    return f"RUN {text[shell.end() :]}" if shell else text
 
 
 def _security_option(options: Sequence[str], name: str) -> str:
@@ -407,6 +418,8 @@ def _mount(mount: Mount) -> dict[str, Any]:
         body["Source"] = mount.source
     if mount.type == "tmpfs" and mount.size_bytes is not None:
         body["TmpfsOptions"] = {"SizeBytes": mount.size_bytes}
+    if mount.type == "volume" and mount.labels:
+        body["VolumeOptions"] = {"Labels": dict(mount.labels)}
     return body
 
 
