@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import engine, measures, report, wire
+from benchmarks import daily, engine, measures, report, wire
 from benchmarks.lab import Lab, prepare
 from tests import backends
 
+_WITH_CONTAINERS = {**measures.WITH_CONTAINERS, **daily.WITH_CONTAINERS}
 _FULL = (12, 100)
 _QUICK = (3, 10)
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; 1 when something that was asked for could not be measured."""
     given = _parser().parse_args(arguments)
     rounds, containers = _QUICK if given.quick else _FULL
-    wanted = given.only or [*measures.WITHOUT_CONTAINERS, *measures.WITH_CONTAINERS]
+    wanted = given.only or [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS]
     today = datetime.now(UTC).date().isoformat()
     sys.dont_write_bytecode = False
     rows: list[report.Row] = []
@@ -51,7 +52,7 @@ def _measure(
         if name in measures.WITHOUT_CONTAINERS:
             with _reported(name, failures):
                 rows.extend(_each(measures.WITHOUT_CONTAINERS[name](lab)))
-    with_containers = [name for name in wanted if name in measures.WITH_CONTAINERS]
+    with_containers = [name for name in wanted if name in _WITH_CONTAINERS]
     if not with_containers:
         return
     with _reported(", ".join(with_containers), failures), ExitStack() as stack:
@@ -59,7 +60,7 @@ def _measure(
         population = stack.enter_context(engine.idle_containers(lab.engine(), containers))
         for name in with_containers:
             with _reported(name, failures):
-                rows.extend(_each(measures.WITH_CONTAINERS[name](lab, population)))
+                rows.extend(_each(_WITH_CONTAINERS[name](lab, population)))
         _say("removing them")
 
 
@@ -104,7 +105,7 @@ def _engine_version(lab: Lab) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 containers and 3 rounds: to see that it works")
-    known = [*measures.WITHOUT_CONTAINERS, *measures.WITH_CONTAINERS]
+    known = [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS]
     parser.add_argument(
         "--only", action="append", choices=known, metavar="NAME", help=f"one of {', '.join(known)}; may be repeated"
     )

@@ -10,10 +10,11 @@ import shutil
 import signal
 import socket
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,7 @@ _API = "/v1.40"
 _SIDE_BY_SIDE = 4
 _TIMEOUT_SECONDS = 120.0
 _ENDLESS = ["sleep", "2147483647"]
+_EMPTY_TAR = bytes(1024)
 
 
 class Api(http.client.HTTPConnection):
@@ -69,10 +71,11 @@ def list_fresh(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Idle containers, all from one image."""
+    """Idle containers, all from one image; `name` is one of them."""
 
     image: str
     count: int
+    name: str
 
 
 @contextmanager
@@ -83,17 +86,50 @@ def idle_containers(path: Path, count: int) -> Iterator[Population]:
     with _interrupted_by_signals():
         try:
             _import_image(path, image)
-            _side_by_side(path, [f"cxc-bench-{run}-{number:03}" for number in range(count)], image)
-            yield Population(image, count)
+            names = [f"cxc-bench-{run}-{number:03}" for number in range(count)]
+            _side_by_side([partial(_start, path, name, image) for name in names])
+            yield Population(image, count, names[0])
         finally:
             with _uninterrupted():
                 _remove_all(path, f"cxc-bench-{run}-", image)
 
 
-def _side_by_side(path: Path, names: list[str], image: str) -> None:
+@contextmanager
+def images(path: Path, count: int) -> Iterator[str]:
+    """Make so many images, and yield what all their names hold; whatever happens, they are removed at the end."""
+    name = f"localhost/cxc-bench-{secrets.token_hex(4)}"
+    try:
+        _side_by_side([partial(_import_empty, path, f"{name}-{number:03}:1") for number in range(count)])
+        yield name
+    finally:
+        with _uninterrupted():
+            _remove_images(path, name)
+
+
+def _import_empty(path: Path, image: str) -> None:
+    repository, _, tag = image.rpartition(":")
+    # The label makes each an image of its own, and they share their one empty layer.
+    changes = f"LABEL {LABEL}={LABEL_VALUE} number={repository[-3:]}"
+    query = urlencode({"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes})
+    api = Api(path)
+    try:
+        api.ask("POST", f"/images/create?{query}", body=_EMPTY_TAR, kind="application/x-tar")
+    finally:
+        api.close()
+
+
+def _remove_images(path: Path, name: str) -> None:
+    api = Api(path)
+    tags = [tag for row in api.ask("GET", "/images/json") for tag in row.get("RepoTags") or () if tag.startswith(name)]
+    for tag in tags:
+        api.ask("DELETE", f"/images/{tag}?force=true")
+    api.close()
+
+
+def _side_by_side(work: Sequence[Callable[[], object]]) -> None:
     pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
     try:
-        for done in [pool.submit(_start, path, name, image) for name in names]:
+        for done in [pool.submit(one) for one in work]:
             done.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import bare, wire
@@ -49,14 +49,28 @@ class Lab:
             raise wire.BenchmarkError("no Docker engine answers on a local socket (scripts/back-ends starts one)")
         return self.socket_path
 
+    def at(self, socket_path: Path) -> Lab:
+        """Return the same lab with another socket as the engine's."""
+        environment = {**self.environment, "DOCKER_HOST": f"unix://{socket_path}"}
+        return replace(self, environment=environment, socket_path=socket_path)
+
     def run_docker(self, *arguments: str) -> str:
         """Run the docker program against the engine that is measured. Raises BenchmarkError when it fails."""
         if self.docker is None:
             raise wire.BenchmarkError("no docker program on the PATH (scripts/back-ends installs it)")
-        command = [self.docker, "--host", f"unix://{self.engine()}", *arguments]
-        done = subprocess.run(command, capture_output=True, env=dict(self.environment), timeout=300)
+        return self._run("docker", [self.docker, "--host", f"unix://{self.engine()}"], arguments)
+
+    def run_cxc(self, *arguments: str) -> str:
+        """Run our command line against the engine that is measured. Raises BenchmarkError when it fails."""
+        return self._run("cxc", [sys.executable, "-m", "codomyrmex_containerization"], arguments)
+
+    def _run(self, name: str, program: Sequence[str], arguments: Sequence[str]) -> str:
+        command = [*program, *arguments]
+        done = subprocess.run(
+            command, capture_output=True, env=dict(self.environment), cwd=self.folder / "work", timeout=300
+        )
         if done.returncode != 0:
-            raise wire.BenchmarkError(f"docker {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
+            raise wire.BenchmarkError(f"{name} {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout.decode()
 
     def _start(self, module: str, era: wire.Era) -> wire.Server:

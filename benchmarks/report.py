@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-Unit = Literal["ms", "MB", "bytes"]
+Unit = Literal["ms", "MB", "bytes", "requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Row:
         """Ours by theirs, of the medians."""
         return self.ours.median / self.theirs.median
 
-    def judged(self, aim: str, *, met: bool) -> Row:
+    def judged(self, aim: str, *, met: bool, note: str | None = None) -> Row:
         """Return the row with its aim, and whether it was met."""
-        return replace(self, aim=aim, met=met)
+        return replace(self, aim=aim, met=met, note=self.note if note is None else note)
 
 
 @dataclass(frozen=True, slots=True)

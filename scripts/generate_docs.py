@@ -16,12 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from codomyrmex_containerization import config, errors, redact
-from codomyrmex_containerization.dispatch import application, call
+import generate_mcp_tools
+
+from codomyrmex_containerization import config, errors, pipeline, redact
+from codomyrmex_containerization.dispatch import application, call, portal
 from codomyrmex_containerization.models.settings import Settings
 from codomyrmex_containerization.server import adapter
 from codomyrmex_containerization.tools import _decorator, _discovery
 from codomyrmex_containerization.tools._decorator import ToolSpec, compact
+from codomyrmex_containerization.upstream import config as upstream_config
+from codomyrmex_containerization.upstream import functions, manager
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = "tests/toollist.json"
@@ -286,6 +290,11 @@ def errors_table() -> str:
 def python_api() -> str:
     """Return the documentation of the public functions and classes, one section a module."""
     sections: list[tuple[ModuleType, tuple[object, ...]]] = [
+        (pipeline, (pipeline.cli_commands,)),
+        (manager, (manager.DockerManager,)),
+        (functions, (functions.build_containers, functions.manage_containers)),
+        (upstream_config, (upstream_config.ContainerConfig,)),
+        (portal, (portal.call, portal.close)),
         (config, (config.load, config.rows, config.example, config.folders, config.LoadedSettings, config.Source)),
         (application, (application.open_application, application.Application)),
         (call, (call.Dispatcher.call, call.Caller, call.Outcome)),
@@ -448,7 +457,7 @@ def documents() -> dict[str, str]:
     reference = find_reference()
     if reference is not None:
         texts["docs/cli.md"] = reference()
-    return {**texts, SNAPSHOT: snapshot(tools)}
+    return {**texts, SNAPSHOT: snapshot(tools), generate_mcp_tools.NAME: generate_mcp_tools.text()}
 
 
 def read(name: str) -> str:

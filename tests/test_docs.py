@@ -21,6 +21,8 @@ from codomyrmex_containerization.tools import _discovery
 
 ROOT = Path(__file__).parent.parent
 GENERATOR = ROOT / "scripts" / "generate_docs.py"
+FACES_GENERATOR = ROOT / "scripts" / "generate_mcp_tools.py"
+FACES = ROOT / "src" / "codomyrmex_containerization" / "mcp_tools.py"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
@@ -99,7 +101,7 @@ def test_writing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
 
 def copied_documents(folder: Path) -> Path:
     """The documents and their generator in another place."""
-    for path in [*DOCUMENTS, GENERATOR, ROOT / "tests" / "toollist.json"]:
+    for path in [*DOCUMENTS, GENERATOR, FACES_GENERATOR, FACES, ROOT / "tests" / "toollist.json"]:
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())

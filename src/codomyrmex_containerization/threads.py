@@ -111,5 +111,7 @@ async def iterate(
         finally:
             left = True
             receive.close()
+            # A thread that never came to run does not close it.
+            send.close()
             stop()
             tasks.cancel_scope.cancel()

@@ -190,7 +190,7 @@ def _root_state(docker: DockerCommandLine) -> str:
     return docker(["inspect", "--format", "{{json .State}} {{.RestartCount}}", "precious-root"]).stdout
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path) -> dict[str, Any]:
     return {"buildx": "off", "policy__allowed_paths": json.dumps([str(folder / "work")])}
 
 
@@ -367,7 +367,21 @@ def _binary(rng: random.Random, era: Era) -> bytes:
 
 
 def _strange_id(rng: random.Random, era: Era) -> bytes:
-    ids = (None, True, 1.5, -1, [], {}, "", "x" * 5000, 2**70, Text("1e400"), Text("9" * 5000), "\0", Text(r'"\ud800"'))
+    ids: tuple[object, ...] = (
+        None,
+        True,
+        1.5,
+        -1,
+        [],
+        {},
+        "",
+        "x" * 5000,
+        2**70,
+        Text("1e400"),
+        Text("9" * 5000),
+        "\0",
+        Text(r'"\ud800"'),
+    )
     return call_frame(era, rng.choice(ids), "container_remove", {"container": "precious", "force": True})
 
 
@@ -418,7 +432,10 @@ def _strange_envelope(rng: random.Random, era: Era) -> bytes:
 
 def _other_era(rng: random.Random, era: Era) -> bytes:
     other: Era = "legacy" if era == "modern" else "modern"
-    hello = {"protocolVersion": rng.choice(("2024-11-05", "2025-11-25", "2026-07-28", "x", 5)), "capabilities": {}}
+    hello: dict[str, object] = {
+        "protocolVersion": rng.choice(("2024-11-05", "2025-11-25", "2026-07-28", "x", 5)),
+        "capabilities": {},
+    }
     client = {"clientInfo": {"name": "x", "version": "1"}}
     lines = (
         call_frame(other, _id(rng), "container_remove", {"container": "precious", "force": True}),

@@ -16,7 +16,7 @@ import pytest
 from codomyrmex_containerization.engines import guard
 from tests import backends
 from tests.attacks import driver
-from tests.attacks.driver import answer_of, error_of, text_of
+from tests.attacks.driver import answer_of, error_of
 from tests.backends import DockerCommandLine
 from tests.server import wire
 from tests.server.engines import OwnEngine
@@ -100,11 +100,19 @@ async def test_token_works_once(server: Wire, docker: DockerCommandLine, strange
     assert _exists(docker, victim)
 
 
-async def test_token_is_good_for_just_its_own_arguments(server: Wire, docker: DockerCommandLine, strangers: Any) -> None:
+async def test_token_is_good_for_just_its_own_arguments(
+    server: Wire, docker: DockerCommandLine, strangers: Any
+) -> None:
     victim, other = strangers(), strangers()
     id = docker(["inspect", "--format", "{{.Id}}", victim]).stdout.strip()
     base = {"container": victim, "force": True}
-    for changed in ({"container": other}, {"volumes": True}, {"container": id}, {"container": f"/{victim}"}, {"engine": "docker"}):
+    for changed in (
+        {"container": other},
+        {"volumes": True},
+        {"container": id},
+        {"container": f"/{victim}"},
+        {"engine": "docker"},
+    ):
         token = await _token(server, "container_remove", **base)
         await _still_asks(server, "container_remove", token, **{**base, **changed})
     docker(["tag", IMAGE, f"localhost/{victim}:1"])
@@ -150,7 +158,9 @@ async def test_token_does_not_reach_a_state_that_nobody_was_told_of(
     assert _exists(docker, victim)
 
 
-async def test_token_for_a_name_does_not_reach_another_image(server: Wire, docker: DockerCommandLine, strangers: Any) -> None:
+async def test_token_for_a_name_does_not_reach_another_image(
+    server: Wire, docker: DockerCommandLine, strangers: Any
+) -> None:
     name, other = f"localhost/{strangers()}:1", f"localhost/{strangers()}:1"
     first, second, third = (
         docker(["commit", "--change", f"LABEL n={number}", strangers()]).stdout.strip() for number in range(3)
@@ -221,7 +231,9 @@ async def test_labels_of_a_built_image_do_not_make_its_containers_ours(
     name = f"localhost/labelled-{uuid.uuid4().hex[:8]}:1"
     answer_of(await server.call("container_build", image_name=name.removesuffix(":1"), tag="1", dockerfile_text=text))
     victim = strangers(image=name)
-    assert error_of(await server.call("container_remove", container=victim, force=True))["code"] == "confirmation_required"
+    assert (
+        error_of(await server.call("container_remove", container=victim, force=True))["code"] == "confirmation_required"
+    )
     # The server's own container of that image wears what is true of it.
     answer_of(await server.call("container_run", image=name, command="sleep 300", detach=True, name="truly-ours"))
     shown = docker(["inspect", "--format", "{{json .Config.Labels}}", "truly-ours"]).stdout
@@ -304,12 +316,14 @@ async def test_folder_that_comes_to_hold_the_engine_socket_is_never_mounted(
 async def _look_inside(server: Wire, source: str) -> str:
     """Run a container that looks for a socket in what was mounted."""
     command = ["sh", "-c", "ls -ld /seen /seen/* | grep -q ^s && echo socket || echo nothing"]
-    result = await server.call("container_run", image=IMAGE, command=command, mounts=[f"{source}:/seen"], timeout_seconds=20)
+    result = await server.call(
+        "container_run", image=IMAGE, command=command, mounts=[f"{source}:/seen"], timeout_seconds=20
+    )
     if result.get("isError"):
         error = error_of(result)
         assert error["code"] in ("refused", "invalid_argument", "command_failed", "conflict"), error
         return "refused" if error["code"] == "refused" else "failed"
-    return text_of(result).split("\n")[0] if False else str(answer_of(result)["stdout"]).strip()
+    return str(answer_of(result)["stdout"]).strip()
 
 
 class _swapping:  # noqa: N801  reads as what it does in a with statement

@@ -32,6 +32,7 @@ def _engine_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEng
 def own_engine(_engine_to_kill: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> OwnEngine:
     """A running engine that is this test's alone and that it may end and start; the server is pointed at it."""
     _engine_to_kill.ensure_started()
+    _engine_to_kill.clear()
     backends.ensure_busybox_image(_engine_to_kill.docker)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{_engine_to_kill.socket_path}")
     return _engine_to_kill

@@ -86,9 +86,7 @@ class OwnEngine:
         """End it for good."""
         if self._process is None:
             return
-        left = self.docker(["ps", "--all", "--quiet"], check=False).stdout.split()
-        if left:
-            self.docker(["rm", "--force", *left], check=False)
+        self.clear()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(DEADLINE_SECONDS)
@@ -97,6 +95,12 @@ class OwnEngine:
             self._process.wait()
         self._process = None
         self._wait_for_containerd()
+
+    def clear(self) -> None:
+        """Remove all containers: a build whose engine was killed leaves the one of its step behind."""
+        left = self.docker(["ps", "--all", "--quiet"], check=False).stdout.split()
+        if left:
+            self.docker(["rm", "--force", *left], check=False)
 
     def _wait_for_containerd(self) -> None:
         # It dies with its parent, but not at once: the next start would take the dying one for a living one.

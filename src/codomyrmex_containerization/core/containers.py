@@ -36,7 +36,9 @@ Action = Literal["start", "stop", "restart", "pause", "unpause", "kill"]
 
 CLEANUP_SECONDS = 20.0
 # A signal that does not end the container is not waited for any longer.
-_KILL_SECONDS = 1.0
+_SIGNAL_SECONDS = 1.0
+_KILL_SECONDS = 10.0
+_DEADLY = (None, "KILL", "SIGKILL", "9")
 # A private key is at most about 100 lines long: so many lines before the first one shown are read to know whether it lies inside one.
 _CONTEXT_LINES = 120
 _CONTEXT_SECONDS = 5.0
@@ -292,7 +294,7 @@ async def control(
             await engine.unpause_container(state.id)
         case "kill":
             await engine.kill_container(state.id, signal or "KILL")
-            with anyio.move_on_after(_KILL_SECONDS):
+            with anyio.move_on_after(_SIGNAL_SECONDS if signal not in _DEADLY else _KILL_SECONDS):
                 await engine.wait_container(state.id)
         case _:
             assert_never(action)

@@ -307,7 +307,7 @@ class _Book:
         failure = self.failure or BuildEvent("error")
         step = failure.step or (self._last.text if self._last else "")
         instruction = self._find(step)
-        line = instruction.start_line if instruction else failure.line
+        line = instruction.start_line if instruction else failure.line or _named_line(failure.text)
         said = list(self._by_step.get(step, ()))
         at = f" at line {line}" if line else ""
         code = f" (exit code {failure.exit_code})" if failure.exit_code is not None else ""
@@ -337,6 +337,12 @@ class _Book:
             if one.name == name and _folded(one.value)[:40] and _folded(one.value)[:40] in wanted
         ]
         return alike[0] if len(alike) == 1 else None
+
+
+def _named_line(reason: str) -> int | None:
+    """Return the line that a builder's own parser names."""
+    named = re.search(r"parse error (?:on )?line ([0-9]{1,6})", reason)
+    return int(named[1]) if named else None
 
 
 def _is_our_label(event: BuildEvent) -> bool:

@@ -92,6 +92,7 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
         timeout_seconds=settings.engine_timeout_seconds,
         buildx=settings.buildx,
         guarded=guarded,
+        scratch=run.scratch,
         environ=environ,
     )
     sweeping = False

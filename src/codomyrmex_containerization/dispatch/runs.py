@@ -2,7 +2,8 @@
 
 A run is one life of this program. While it lives it holds a lock on its own file in the state folder; what it creates is written to its
 journal there and wears its labels. The reaper, at the next start, takes away what dead runs of this same state folder left: containers with
-the lifetime `call`, detached ones that were never started, and half-built images. Two state folders never touch each other's objects.
+the lifetime `call`, detached ones that were never started, commands that still run in containers, half-built images and working folders.
+Two state folders never touch each other's objects, and labels that somebody else's container has from its image count for nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -25,6 +27,7 @@ from codomyrmex_containerization.engines import guard, selection
 from codomyrmex_containerization.models.container import ContainerRow, Lifetime
 
 _REMOVE_SECONDS = 30.0
+_SCRATCH = ".scratch"
 _Key = tuple[guard.ObjectKind, str, str]
 
 
@@ -35,6 +38,7 @@ class Run:
         self._folder = folder
         self._objects: dict[_Key, Lifetime] = {}
         self._leftovers: set[_Key] = set()
+        self._unsure = 0
         self._writing = threading.Lock()
         self.host = host_name(folder)
         self.run = secrets.token_hex(8)
@@ -46,6 +50,19 @@ class Run:
         self._journal = os.open(
             folder / f"{self.run}.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is needed during a call; whoever writes there makes it. It goes with the run."""
+        return self._folder / f"{self.run}{_SCRATCH}"
+
+    def creating(self) -> None:
+        """Remember that an object may come to be, whose id is not known yet."""
+        self._unsure += 1
+
+    def settled(self) -> None:
+        """Forget that: what came of it is known."""
+        self._unsure -= 1
 
     def created(self, kind: guard.ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
         """Remember an object, in memory and in the journal."""
@@ -81,10 +98,11 @@ class Run:
                     await engines.get(engine).remove_container(id, force=True, volumes=True)
 
     def close(self) -> None:
-        """Give the lock up. The files go when nothing that this run made for one call is left."""
+        """Give the lock up. The files go when nothing that this run made for one call is left, or may be."""
         if self._lock < 0:
             return
-        if not any(lifetime == "call" for lifetime in self._objects.values()):
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if not self._unsure and not any(lifetime == "call" for lifetime in self._objects.values()):
             for suffix in ("jsonl", "lock"):
                 with suppress(OSError):
                     (self._folder / f"{self.run}.{suffix}").unlink()
@@ -127,6 +145,8 @@ async def reap(
     """
     lines: list[str] = []
     all_done = True
+    if not dry_run:
+        _empty_dead(folder, own_run)
     for probe in await engines.probe():
         if probe.info is None:
             all_done = False
@@ -146,14 +166,24 @@ async def reap(
 async def _reap_engine(
     engine: guard.GuardedEngine, folder: Path, host: str, own_run: str, *, dry_run: bool
 ) -> AsyncIterator[tuple[str, bool]]:
+    for run, key in _journalled(folder, engine.name, own_run, "exec"):
+        container, _, exec_id = key.partition("/")
+        if await _still_runs(engine, exec_id):
+            what = f"command {exec_id[:12]} in container {container[:12]} of run {run}"
+            yield await _taken(what, None if dry_run else partial(_end_command, engine, container, exec_id))
+    known = {id for _, id in _journalled(folder, engine.name, own_run, "container")}
     rows = await engine.list_containers(all=True, labels=[f"{guard.LABEL_HOST}={host}"])
     for row in rows:
         run = row.labels.get(guard.LABEL_RUN, "")
-        if run == own_run or not _is_call_leftover(row) or _is_alive(folder, run):
+        if run == own_run or not _is_call_leftover(row) or not _is_dead(folder, run):
+            continue
+        # The kill may have come between the container and its line in the journal. But a container that somebody made
+        # of an image with our labels (a committed one, or one whose Dockerfile sets them) wears them as well.
+        if row.id not in known and await _wears_labels_of_its_image(engine, row.id):
             continue
         what = f"container {row.name} ({row.id[:12]}) of run {run}"
         yield await _taken(what, None if dry_run else partial(_remove_container, engine, row.id))
-    for run, id in _journalled_images(folder, engine.name, own_run):
+    for run, id in _journalled(folder, engine.name, own_run, "image"):
         what = f"half-built image {id[:19]} of run {run}"
         yield await _taken(what, None if dry_run else partial(_remove_untagged, engine, id))
 
@@ -171,6 +201,26 @@ async def _taken(what: str, remove: Callable[[], Awaitable[None]] | None) -> tup
 
 async def _remove_container(engine: guard.GuardedEngine, id: str) -> None:
     await engine.remove_container(id, force=True, volumes=True)
+
+
+async def _wears_labels_of_its_image(engine: guard.GuardedEngine, id: str) -> bool:
+    try:
+        state = await engine.inspect_container(id)
+        return guard.LABEL_RUN in (await engine.inspect_image(state.image_id)).labels
+    except errors.NotFound:
+        return True
+
+
+async def _still_runs(engine: guard.GuardedEngine, exec_id: str) -> bool:
+    try:
+        return (await engine.inspect_exec(exec_id)).running
+    except errors.NotFound:
+        return False
+
+
+async def _end_command(engine: guard.GuardedEngine, container: str, exec_id: str) -> None:
+    if not await engine.end_exec(container, exec_id):
+        raise errors.Unsupported("It cannot be ended from here.", hint="stop the container, or kill it from inside")
 
 
 async def _remove_untagged(engine: guard.GuardedEngine, id: str) -> None:
@@ -205,21 +255,28 @@ def _is_alive(folder: Path, run: str) -> bool:
         os.close(lock)
 
 
-def _journalled_images(folder: Path, engine: str, own_run: str) -> Iterator[tuple[str, str]]:
+def _is_dead(folder: Path, run: str) -> bool:
+    """Say whether a run is one of this folder's that has ended: of a name that nobody wrote down here nothing is known."""
+    return (folder / f"{run}.lock").exists() and not _is_alive(folder, run)
+
+
+def _journalled(folder: Path, engine: str, own_run: str, kind: guard.ObjectKind) -> Iterator[tuple[str, str]]:
+    """Yield the run and the id of each object of one call that dead runs have written down and not removed."""
     for journal in sorted(folder.glob("*.jsonl")):
         run = journal.stem
         if run == own_run or _is_alive(folder, run):
             continue
-        open_images: dict[str, None] = {}
+        left: dict[str, None] = {}
         for entry in _entries(journal):
             if entry.get("engine") != engine:
                 continue
-            if entry.get("created") == "image" and entry.get("lifetime") == "call":
-                open_images[entry["id"]] = None
-            elif entry.get("removed") == "image":
-                open_images.pop(entry["id"], None)
+            # A detached container that was never started goes as well.
+            if entry.get("created") == kind and (entry.get("lifetime") == "call" or kind == "container"):
+                left[entry["id"]] = None
+            elif entry.get("removed") == kind:
+                left.pop(entry["id"], None)
         # The last layer first: an image goes only when none is built on it.
-        for id in reversed(list(open_images)):
+        for id in reversed(list(left)):
             yield run, id
 
 
@@ -230,6 +287,13 @@ def _entries(journal: Path) -> Iterator[dict[str, str]]:
                 entry = json.loads(line)
                 if isinstance(entry, dict):
                     yield entry
+
+
+def _empty_dead(folder: Path, own_run: str) -> None:
+    for scratch in folder.glob(f"*{_SCRATCH}"):
+        run = scratch.name.removesuffix(_SCRATCH)
+        if run != own_run and not _is_alive(folder, run):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _forget_dead(folder: Path, own_run: str) -> None:

@@ -38,7 +38,8 @@ from codomyrmex_containerization.models.image import BuilderName, BuildEvent, Bu
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.usage import Usage
 
-ObjectKind = Literal["container", "image"]
+# The id of an "exec" is that of its container, a slash and its own.
+ObjectKind = Literal["container", "image", "exec"]
 T = TypeVar("T")
 
 LABEL_HOST = policy.LABEL_PREFIX + "host"
@@ -59,6 +60,12 @@ class Ledger(Protocol):
     @property
     def run(self) -> str:
         """A name of this run."""
+
+    def creating(self) -> None:
+        """Remember that an object may come to be, whose id is not known yet: `settled` follows, or nobody knows."""
+
+    def settled(self) -> None:
+        """Forget that: what came of it is known."""
 
     def created(self, kind: ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
         """Remember an object that this run created."""
@@ -135,6 +142,7 @@ class GuardedEngine(base.Engine):
         self._paths = paths
         self._ledger = ledger
         self._seen: dict[str, list[_Seen]] = {}
+        self._execs: dict[str, str] = {}
         self.name = engine.name
         self.endpoint = engine.endpoint
 
@@ -165,9 +173,17 @@ class GuardedEngine(base.Engine):
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
         policy.judge_container(spec, self._rules)
         mounts, seen = self._resolve_mounts(spec.mounts)
-        id = await self._engine.create_container(
-            replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)})
-        )
+        self._ledger.creating()
+        try:
+            id = await self._engine.create_container(
+                replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)})
+            )
+        except (errors.DeadlineExceeded, errors.EngineUnavailable):
+            raise  # the engine may make it yet
+        except errors.ContainerizationError:
+            self._ledger.settled()
+            raise
+        self._ledger.settled()
         self._ledger.created("container", self.name, id, spec.lifetime)
         if seen:
             self._seen[id] = seen
@@ -199,16 +215,26 @@ class GuardedEngine(base.Engine):
 
     async def create_exec(self, container: str, spec: ExecSpec) -> str:
         self._redactor.learn_named(spec.env)
-        return await self._engine.create_exec(container, spec)
+        id = await self._engine.create_exec(container, spec)
+        # Written down before it is started: nobody else would end it after a `kill -9`.
+        self._execs[id] = f"{container}/{id}"
+        self._ledger.created("exec", self.name, self._execs[id], "call")
+        return id
 
     def start_exec(self, exec_id: str, *, stdin: bytes | None) -> AbstractAsyncContextManager[base.Attachment]:
         return self._engine.start_exec(exec_id, stdin=stdin)
 
     async def inspect_exec(self, exec_id: str) -> ExecState:
-        return await self._engine.inspect_exec(exec_id)
+        state = await self._engine.inspect_exec(exec_id)
+        if not state.running:
+            self._exec_ended(exec_id)
+        return state
 
     async def end_exec(self, container: str, exec_id: str) -> bool:
-        return await self._engine.end_exec(container, exec_id)
+        ended = await self._engine.end_exec(container, exec_id)
+        if ended:
+            self._exec_ended(exec_id)
+        return ended
 
     async def stat_path(self, container: str, path: str) -> PathStat:
         return await self._engine.stat_path(container, path)
@@ -325,6 +351,11 @@ class GuardedEngine(base.Engine):
     async def aclose(self) -> None:
         await self._engine.aclose()
 
+    def _exec_ended(self, exec_id: str) -> None:
+        key = self._execs.pop(exec_id, None)
+        if key is not None:
+            self._ledger.removed("exec", self.name, key)
+
     def _labels(self, lifetime: Lifetime) -> Mapping[str, str]:
         return {LABEL_HOST: self._ledger.host, LABEL_RUN: self._ledger.run, LABEL_LIFETIME: lifetime, LABEL_EXPIRES: ""}
 
@@ -386,7 +417,8 @@ def _first_socket(path: Path) -> Path | None:
     while waiting:
         folder = waiting.pop(0)
         try:
-            entries = list(os.scandir(folder))
+            with os.scandir(folder) as found:
+                entries = list(found)
         except OSError:
             continue
         for entry in entries:

@@ -52,12 +52,14 @@ class Engines:
         timeout_seconds: float,
         buildx: str | None,
         guarded: MakeGuarded,
+        scratch: Path | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._default = default
         self._timeout_seconds = timeout_seconds
         self._buildx = buildx
         self._guarded = guarded
+        self._scratch = scratch
         self._environ = os.environ if environ is None else environ
         self._open: dict[tuple[str, str], guard.GuardedEngine] = {}
 
@@ -75,7 +77,7 @@ class Engines:
             raise errors.EngineUnavailable("Docker was not found: no socket at the usual places.", hint=_INSTALL)
         key = (wanted, endpoint.url)
         if key not in self._open:
-            self._open[key] = self._guarded(_open_docker(endpoint, self._timeout_seconds, self._buildx))
+            self._open[key] = self._guarded(_open_docker(endpoint, self._timeout_seconds, self._buildx, self._scratch))
         return self._open[key]
 
     async def probe(self, only: str | None = None) -> list[EngineProbe]:
@@ -117,11 +119,11 @@ def _require_known(name: str) -> None:
         raise errors.InvalidArgument(f"There is no engine {name[:80]!r}.", hint=f"use one of: {', '.join(ENGINES)}")
 
 
-def _open_docker(endpoint: Endpoint, timeout_seconds: float, buildx: str | None) -> base.Engine:
+def _open_docker(endpoint: Endpoint, timeout_seconds: float, buildx: str | None, scratch: Path | None) -> base.Engine:
     # Imported when first needed: starting the server must not load docker-py.
     from codomyrmex_containerization.engines.docker.engine import DockerEngine
 
-    return DockerEngine(endpoint, timeout_seconds=timeout_seconds, buildx=buildx)
+    return DockerEngine(endpoint, timeout_seconds=timeout_seconds, buildx=buildx, scratch=scratch)
 
 
 def _checked(endpoint: Endpoint) -> Endpoint:

@@ -42,7 +42,7 @@ class InspectAnswer(Answer):
     mounts: list[str] = []
     networks: list[str] = []
     ports: list[str] = []
-    limits: dict[str, float | str] = {}
+    limits: dict[str, int | float | str] = {}
     security: dict[str, bool | str | list[str]] = {}
     healthcheck: str | None = None
     log_driver: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -247,15 +247,15 @@ def _inspected(found: ContainerDetails, *, own: bool) -> answers.InspectAnswer:
         networks=[f"{one.name} {one.ip_address}".strip() for one in found.networks],
         ports=[str(port) for port in state.ports],
         limits=_limits(found.limits),
-        security=_security(found.security),
+        security=_security(found.security, state.host_namespaces),
         healthcheck=_healthcheck(found.healthcheck),
         log_driver=found.log_driver or None,
         own=own,
     )
 
 
-def _limits(limits: Limits) -> dict[str, float | str]:
-    shown: dict[str, float | str | None] = {
+def _limits(limits: Limits) -> dict[str, int | float | str]:
+    shown: dict[str, int | float | str | None] = {
         "memory_bytes": limits.memory_bytes,
         "memory_reservation_bytes": limits.memory_reservation_bytes,
         "cpus": limits.cpus,
@@ -267,7 +267,9 @@ def _limits(limits: Limits) -> dict[str, float | str]:
     return {key: value for key, value in shown.items() if value is not None}
 
 
-def _security(found: SecurityOptions) -> dict[str, bool | str | list[str]]:
+def _security(found: SecurityOptions, namespaces: Sequence[str]) -> dict[str, bool | str | list[str]]:
+    # Where cgroups are of version 1, every container shares the host's cgroup namespace.
+    shared = [name for name in namespaces if name != "cgroup"]
     return {
         "user": found.user or "root",
         "privileged": found.privileged,
@@ -278,6 +280,7 @@ def _security(found: SecurityOptions) -> dict[str, bool | str | list[str]]:
         **({"cap_add": list(found.cap_add)} if found.cap_add else {}),
         **({"cap_drop": list(found.cap_drop)} if found.cap_drop else {}),
         **({"devices": list(found.devices)} if found.devices else {}),
+        **({"host_namespaces": shared} if shared else {}),
     }
 
 

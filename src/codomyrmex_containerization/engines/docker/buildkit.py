@@ -72,10 +72,15 @@ def _find_plugin(config: str | None, home: str | None) -> Path | None:
 
 @asynccontextmanager
 async def build(
-    spec: BuildSpec, *, buildx: Path, endpoint: Endpoint, engine: str
+    spec: BuildSpec, *, buildx: Path, endpoint: Endpoint, engine: str, scratch: Path | None = None
 ) -> AsyncIterator[AsyncIterator[BuildEvent]]:
-    """Build, yielding events; leaving the block early ends buildx, and with it the build in the engine."""
-    with tempfile.TemporaryDirectory(prefix="cxc-build-") as private:
+    """Build, yielding events; leaving the block early ends buildx, and with it the build in the engine.
+
+    What buildx reads and writes on this host lies in a folder of its own below `scratch` (None: the temporary folder).
+    """
+    if scratch is not None:
+        scratch.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cxc-build-", dir=scratch) as private:
         folder = Path(private)
         argv, env = _command(spec, buildx, folder, endpoint)
         async with process.run(argv, env=env) as running:

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -46,11 +47,14 @@ _KILL_ROUNDS = 3
 class DockerEngine(base.Engine):
     """A Docker engine reached through docker-py; every blocking call runs in a thread with a deadline."""
 
-    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float, buildx: str | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_seconds: float, buildx: str | None = None, scratch: Path | None = None
+    ) -> None:
         self.name = endpoint.engine
         self.endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         self._buildx = buildx
+        self._scratch = scratch
         self._cached: APIClient | None = None
         self._reader = cgroups.CgroupReader()
         self._history = cgroups.UsageHistory()
@@ -569,7 +573,7 @@ class DockerEngine(base.Engine):
         """Build with the builder that `builder` names."""
         buildx = buildkit.find_buildx(self._buildx)
         if self.builder(spec) == "buildkit" and buildx is not None:
-            return buildkit.build(spec, buildx=buildx, endpoint=self.endpoint, engine=self.name)
+            return buildkit.build(spec, buildx=buildx, endpoint=self.endpoint, engine=self.name, scratch=self._scratch)
         return self._build_classic(spec, context, dockerfile_name)
 
     @asynccontextmanager
@@ -673,7 +677,8 @@ class _DockerAttachment(base.Attachment):
 
 
 def _has_started(state: ExecState) -> bool:
-    return state.running or state.exit_code is not None
+    # A command counts as running before it has a process.
+    return state.pid > 0 or state.exit_code is not None
 
 
 def _epoch(moment: datetime | None) -> str | None:

@@ -105,6 +105,8 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
 
 def translate(error: BaseException, *, engine: str, what: str, subject: str = "") -> errors.ContainerizationError:
     """Return our error for whatever docker-py, requests, urllib3 or a socket raised while doing `what`."""
+    import http.client
+
     import docker.errors
     import requests
 
@@ -117,9 +119,8 @@ def translate(error: BaseException, *, engine: str, what: str, subject: str = ""
             f"{engine} did not answer in time while {what}.",
             hint="call container_runtime_status to see whether it answers at all",
         )
-    if isinstance(
-        error, docker.errors.DockerException | requests.RequestException | OSError | ValueError
-    ) or _is_urllib3(error):
+    broken = docker.errors.DockerException | docker.errors.StreamParseError | http.client.HTTPException
+    if isinstance(error, broken | requests.RequestException | OSError | ValueError) or _is_urllib3(error):
         return unavailable(error, engine=engine, what=what)
     if isinstance(error, TypeError | AttributeError | LookupError):
         # Its answer was JSON, but not what the Engine API describes: something else listens there.

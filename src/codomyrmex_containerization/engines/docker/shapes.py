@@ -117,7 +117,10 @@ def container_state(raw: Json, *, engine: str) -> ContainerState:
         tty=bool(config.get("Tty")),
         env=tuple(config.get("Env") or ()),
         labels=config.get("Labels") or {},
-        mounts=tuple(_mount_point(mount) for mount in raw.get("Mounts") or ()),
+        mounts=(
+            *(_mount_point(mount) for mount in raw.get("Mounts") or ()),
+            *(MountPoint("tmpfs", "", target, False) for target in host.get("Tmpfs") or ()),
+        ),
         ports=_bound_ports((raw.get("NetworkSettings") or {}).get("Ports") or {}),
         privileged=bool(host.get("Privileged")),
         host_namespaces=_host_namespaces(host),
