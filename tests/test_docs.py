@@ -101,9 +101,16 @@ def test_writing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
 
 def copied_documents(folder: Path) -> Path:
     """The documents and their generator in another place."""
-    for path in [*DOCUMENTS, GENERATOR, FACES_GENERATOR, FACES, ROOT / "tests" / "toollist.json"]:
+    for path in [
+        *DOCUMENTS,
+        GENERATOR,
+        FACES_GENERATOR,
+        FACES,
+        ROOT / "pyproject.toml",
+        ROOT / "tests" / "toollist.json",
+    ]:
         target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return folder
 

@@ -148,7 +148,12 @@ def test_build_is_refused_until_its_setting_allows_it(what: str) -> None:
 
 @pytest.mark.parametrize(
     "frontend",
-    ["docker/dockerfile", "docker/dockerfile:1", "docker.io/docker/dockerfile:1.7", f"docker/dockerfile@sha256:{'a' * 64}"],
+    [
+        "docker/dockerfile",
+        "docker/dockerfile:1",
+        "docker.io/docker/dockerfile:1.7",
+        f"docker/dockerfile@sha256:{'a' * 64}",
+    ],
 )
 def test_dockers_own_frontend_is_allowed_in_every_spelling(frontend: str) -> None:
     policy.judge_build(build(frontend=frontend), DEFAULTS)

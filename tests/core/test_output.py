@@ -57,7 +57,9 @@ TIME = b"2026-11-21T13:01:41.857666320Z "
 
 
 def test_line_is_joined_from_pieces_that_carry_a_time_each() -> None:
-    assert assembled(frame(TIME + b"a"), frame(TIME + b"b"), frame(TIME + b"c\n")) == [("stdout", TIME[:-1].decode(), b"abc")]
+    assert assembled(frame(TIME + b"a"), frame(TIME + b"b"), frame(TIME + b"c\n")) == [
+        ("stdout", TIME[:-1].decode(), b"abc")
+    ]
 
 
 def test_streams_are_joined_each_for_itself() -> None:
@@ -71,7 +73,10 @@ def test_many_lines_in_one_frame_are_apart_and_the_last_needs_no_end() -> None:
 
 
 def test_line_without_a_time_is_a_line() -> None:
-    assert assembled(frame(b"2026 is no time\n"), frame(b"\n")) == [("stdout", "", b"2026 is no time"), ("stdout", "", b"")]
+    assert assembled(frame(b"2026 is no time\n"), frame(b"\n")) == [
+        ("stdout", "", b"2026 is no time"),
+        ("stdout", "", b""),
+    ]
 
 
 def test_very_long_line_is_bounded() -> None:

@@ -103,9 +103,7 @@ async def test_removal_says_exactly_what_would_be_lost_and_a_token_carries_it_ou
         assert exists(docker_cli, stranger)
         for word in (stranger, "running", "changed files", "anonymous volumes", "log", f"confirm_token: {token}"):
             assert word in text
-        answer = await house.ok(
-            "container_remove", container=stranger, force=True, volumes=True, confirm_token=token
-        )
+        answer = await house.ok("container_remove", container=stranger, force=True, volumes=True, confirm_token=token)
         assert answer["name"] == stranger
         assert not exists(docker_cli, stranger)
         assert [line["decision"] for line in house.audit()] == ["not confirmed", "confirmed by token"]
@@ -113,9 +111,7 @@ async def test_removal_says_exactly_what_would_be_lost_and_a_token_carries_it_ou
 
 
 @pytest.mark.parametrize("change", ["arguments", "state", "tool", "used", "forged", "not a text"])
-async def test_token_does_not_hold_for_anything_else(
-    stranger: str, docker_cli: DockerCommandLine, change: str
-) -> None:
+async def test_token_does_not_hold_for_anything_else(stranger: str, docker_cli: DockerCommandLine, change: str) -> None:
     async with harness.opened() as house:
         token, _ = await asked(house, stranger)
         arguments: dict[str, Any] = {"container": stranger, "force": True, "confirm_token": token}
@@ -187,9 +183,7 @@ async def test_answer_to_a_question_decides(
         assert exists(docker_cli, stranger) is (code is not None)
 
 
-async def test_what_changed_while_a_person_thought_is_not_removed(
-    stranger: str, docker_cli: DockerCommandLine
-) -> None:
+async def test_what_changed_while_a_person_thought_is_not_removed(stranger: str, docker_cli: DockerCommandLine) -> None:
     async def ask(question: str) -> Reply:
         docker_cli(["restart", "--time", "0", stranger])
         return "accept"

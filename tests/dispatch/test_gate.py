@@ -231,7 +231,9 @@ EXPECTED = ("invalid_argument", "engine_unavailable", "refused", "not_found", "c
 
 TEXTS = st.one_of(
     st.text(max_size=30),
-    st.sampled_from(["", "-", "--rm", "a" * 300, "x:y", "x:/y", "/", "../..", "~", "[1]", "{}", "\0", "*", "$(id)", "`id`"]),
+    st.sampled_from(
+        ["", "-", "--rm", "a" * 300, "x:y", "x:/y", "/", "../..", "~", "[1]", "{}", "\0", "*", "$(id)", "`id`"]
+    ),
     st.from_regex(r"[a-z0-9:/.@_-]{1,40}", fullmatch=True),
 )
 JSON = st.recursive(
@@ -276,7 +278,9 @@ def test_offered_tools_follow_the_settings() -> None:
     assert set(gate.offered(TOOLS, Settings(toolsets=(), tools=("container_list",)))) == {"container_list"}
     assert not gate.offered(TOOLS, Settings(toolsets=()))
     assert "container_run" not in gate.offered(TOOLS, Settings(exclude_tools=("container_run",)))
-    assert "container_run" not in gate.offered(TOOLS, Settings(tools=("container_run",), exclude_tools=("container_run",)))
+    assert "container_run" not in gate.offered(
+        TOOLS, Settings(tools=("container_run",), exclude_tools=("container_run",))
+    )
 
 
 @pytest.mark.parametrize("default", ["container_list", "container_run", "container_logs"])

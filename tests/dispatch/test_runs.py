@@ -158,7 +158,8 @@ async def test_reaper_takes_half_built_images_and_leaves_tagged_ones(
     try:
         async with harness.opened() as house:
             created = [
-                {"created": "image", "engine": "docker", "id": id, "lifetime": "call"} for id in (half, tagged, finished)
+                {"created": "image", "engine": "docker", "id": id, "lifetime": "call"}
+                for id in (half, tagged, finished)
             ]
             write_dead_run(house, *created, {"removed": "image", "engine": "docker", "id": finished})
             taken = await house.application.reap()

@@ -124,7 +124,7 @@ async def run(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> No
     given = secret("RunEnv")
     script = (
         "echo $STORE_PASSWORD; echo $STORE_PASSWORD >&2; echo $DB_PASSWORD; env; half=${DB_PASSWORD%??????????};"
-        'printf $half; echo between >&2; usleep 20000; echo ${DB_PASSWORD#$half}'
+        "printf $half; echo between >&2; usleep 20000; echo ${DB_PASSWORD#$half}"
     )
     arguments: dict[str, Any] = {"image": world.image, "env": {"DB_PASSWORD": given}, "labels": {"api-token": given}}
     await house.ok("container_run", arguments, command=["sh", "-c", script])
@@ -280,7 +280,11 @@ async def test_secret_of_a_running_program_is_masked_while_a_log_is_followed(wor
         made = await house.ok(
             "container_run",
             image=world.image,
-            command=["sh", "-c", "printf \"a $STORE\"; printf '_'; echo $STORE_PASSWORD; sleep 0.2; echo $STORE_PASSWORD"],
+            command=[
+                "sh",
+                "-c",
+                "printf \"a $STORE\"; printf '_'; echo $STORE_PASSWORD; sleep 0.2; echo $STORE_PASSWORD",
+            ],
             detach=True,
         )
         answer = await house.ok("container_logs", container=made["name"], follow_seconds=20)
@@ -298,9 +302,7 @@ async def test_error_of_an_engine_that_repeats_an_argument_masks_it(world: World
         assert_kept(house, planted)
 
 
-async def test_defect_of_a_tool_says_nothing_but_its_id(
-    monkeypatch: pytest.MonkeyPatch, working_folder: Path
-) -> None:
+async def test_defect_of_a_tool_says_nothing_but_its_id(monkeypatch: pytest.MonkeyPatch, working_folder: Path) -> None:
     planted = secret("Unknown")
     async with harness.opened() as house:
         # An object that no client can send, to make something break inside.

@@ -84,9 +84,7 @@ async def test_file_of_any_name_and_a_context_elsewhere(
         assert await said(image_name, "cat", "/file.txt") == expected
 
 
-async def test_text_needs_no_file_and_takes_a_context(
-    builder: str, base: str, image_name: str, project: Path
-) -> None:
+async def test_text_needs_no_file_and_takes_a_context(builder: str, base: str, image_name: str, project: Path) -> None:
     await build(builder, image_name, dockerfile_text=f"{base}RUN echo made > /made\n")
     assert await said(image_name, "cat", "/made") == "made\n"
     (project / "file.txt").write_text("x\n")
@@ -110,9 +108,7 @@ async def test_ignored_files_stay_out(builder: str, base: str, image_name: str, 
     assert sorted(found) == [f"/context/{name}" for name in (".dockerignore", "a.txt", "deep/er/b.txt", "keep.log")]
 
 
-async def test_dockerfiles_own_ignore_file_comes_first(
-    builder: str, base: str, image_name: str, project: Path
-) -> None:
+async def test_dockerfiles_own_ignore_file_comes_first(builder: str, base: str, image_name: str, project: Path) -> None:
     (project / "web.Dockerfile").write_text(f"{base}COPY . /context\n")
     (project / ".dockerignore").write_text("wanted\n")
     (project / "web.Dockerfile.dockerignore").write_text("unwanted\n*ocker*\n")
@@ -143,9 +139,7 @@ async def test_arguments_labels_and_target_reach_the_builder(
     assert "codomyrmex.containerization.host" in labels
 
 
-async def test_second_build_comes_from_the_cache_unless_it_is_not_to(
-    builder: str, base: str, image_name: str
-) -> None:
+async def test_second_build_comes_from_the_cache_unless_it_is_not_to(builder: str, base: str, image_name: str) -> None:
     text = f"{base}ENV NAME={image_name}\nRUN echo one > /one\nRUN echo two > /two\n"
     first = await build(builder, image_name, dockerfile_text=text)
     second = await build(builder, image_name, dockerfile_text=text)
@@ -237,9 +231,7 @@ async def test_missing_base_image_is_named(builder: str) -> None:
     assert "base image" in shown
 
 
-@pytest.mark.parametrize(
-    "text", ["", "FORM x\n", "RUN true\n", "FROM\n", "FROM x AS\n", "\xff", "FROM x\nNOSUCH y\n"]
-)
+@pytest.mark.parametrize("text", ["", "FORM x\n", "RUN true\n", "FROM\n", "FROM x AS\n", "\xff", "FROM x\nNOSUCH y\n"])
 async def test_text_that_is_no_dockerfile_never_gets_to_a_builder(builder: str, text: str) -> None:
     shown, data = await fails(builder, "invalid_argument", dockerfile_text=text)
     assert data["hint"]

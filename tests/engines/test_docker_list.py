@@ -26,13 +26,25 @@ def crew(docker_cli: DockerCommandLine, busybox_image: str, session_label: str) 
     """One container in each state, with names that end in the state's."""
     prefix = f"cxc-test-{uuid.uuid4().hex[:8]}"
     common = ["--label", session_label, "--label", LABEL]
-    names = {state: f"{prefix}-{state}" for state in ("created", "running", "paused", "exited", "restarting", "healthy")}
+    names = {
+        state: f"{prefix}-{state}" for state in ("created", "running", "paused", "exited", "restarting", "healthy")
+    }
 
     def make(state: str, *options: str) -> None:
         docker_cli([*options[:1], "--name", names[state], *common, *options[1:]])
 
     make("created", "create", busybox_image, "true")
-    make("running", "run", "--detach", "--publish=127.0.0.1::80", "--publish=127.0.0.1::53/udp", "--expose=99", busybox_image, "sleep", "300")
+    make(
+        "running",
+        "run",
+        "--detach",
+        "--publish=127.0.0.1::80",
+        "--publish=127.0.0.1::53/udp",
+        "--expose=99",
+        busybox_image,
+        "sleep",
+        "300",
+    )
     make("paused", "run", "--detach", busybox_image, "sleep", "300")
     docker_cli(["pause", names["paused"]])
     make("exited", "run", busybox_image, "true")
@@ -85,7 +97,9 @@ async def test_health_is_the_engines(crew: dict[str, str]) -> None:
 
 async def test_ports_are_shown_as_published(crew: dict[str, str], docker_cli: DockerCommandLine) -> None:
     (row,) = await rows(name=crew["running"])
-    published = json.loads(docker_cli(["inspect", "--format", "{{json .NetworkSettings.Ports}}", crew["running"]]).stdout)
+    published = json.loads(
+        docker_cli(["inspect", "--format", "{{json .NetworkSettings.Ports}}", crew["running"]]).stdout
+    )
     assert set(row["ports"]) == {
         f"127.0.0.1:{published['80/tcp'][0]['HostPort']}->80/tcp",
         f"127.0.0.1:{published['53/udp'][0]['HostPort']}->53/udp",

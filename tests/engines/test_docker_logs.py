@@ -41,7 +41,9 @@ def speak(docker_cli: DockerCommandLine, busybox_image: str, session_label: str)
 @pytest.fixture(scope="module")
 def both(speak: Speak) -> str:
     """A container that said 300 numbered lines, every third on stderr."""
-    return speak("i=0; while [ $i -lt 300 ]; do i=$((i+1)); if [ $((i%3)) = 0 ]; then echo n $i >&2; else echo n $i; fi; done")
+    return speak(
+        "i=0; while [ $i -lt 300 ]; do i=$((i+1)); if [ $((i%3)) = 0 ]; then echo n $i >&2; else echo n $i; fi; done"
+    )
 
 
 async def texts(container: str, **more: Any) -> list[str]:

@@ -122,9 +122,7 @@ async def test_time_out_ends_the_container_and_returns_what_it_had_said(
 
 async def test_time_out_of_a_kept_container_leaves_it_stopped(busybox_image: str) -> None:
     async with harness.opened() as house:
-        answer = await house.ok(
-            "container_run", image=busybox_image, command="sleep 60", timeout_seconds=1, keep=True
-        )
+        answer = await house.ok("container_run", image=busybox_image, command="sleep 60", timeout_seconds=1, keep=True)
         assert (answer["timed_out"], answer["kept"]) == (True, True)
         found = await house.ok("container_inspect", container=answer["name"])
         assert found["state"] == "exited"

@@ -54,7 +54,9 @@ async def refused(arguments: dict[str, Any], **settings: Any) -> errors.Containe
     """Run with these arguments, which must be refused, and return the refusal."""
     async with harness.opened(**settings) as house:
         outcome = await house.fails("refused", "container_run", {"image": "localhost/none", **arguments})
-        assert not await house.engine.list_containers(all=True, labels=[f"{guard.LABEL_RUN}={house.application.run.run}"])
+        assert not await house.engine.list_containers(
+            all=True, labels=[f"{guard.LABEL_RUN}={house.application.run.run}"]
+        )
         assert outcome.error is not None
         return outcome.error
 
@@ -166,9 +168,7 @@ async def test_started_in_the_root_or_home_only_temporary_files_are_allowed(
 ) -> None:
     monkeypatch.chdir({"/": Path("/"), "home": private_folders, "above home": private_folders.parent}[start])
     async with harness.opened() as house:
-        assert [str(path) for path in house.engine._paths.allowed] == [
-            str(Path(tempfile.gettempdir()).resolve())
-        ]
+        assert [str(path) for path in house.engine._paths.allowed] == [str(Path(tempfile.gettempdir()).resolve())]
 
 
 def _by_a_link(project: Path) -> None:

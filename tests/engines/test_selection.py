@@ -59,7 +59,9 @@ def test_broken_or_plain_file_of_docker_is_no_context(tmp_path: Path, text: str,
     assert selection.find_docker({"HOME": str(tmp_path)}) is None
 
 
-@pytest.mark.parametrize("url", ["tcp://192.0.2.1:2375", "http://example.invalid:2375", "tcp://127.0.0.1.example.invalid:1"])
+@pytest.mark.parametrize(
+    "url", ["tcp://192.0.2.1:2375", "http://example.invalid:2375", "tcp://127.0.0.1.example.invalid:1"]
+)
 def test_address_beyond_this_host_without_tls_is_refused(url: str) -> None:
     with pytest.raises(errors.Refused, match="not this host"):
         selection.find_docker({"DOCKER_HOST": url})

@@ -21,7 +21,9 @@ def test_limit_and_cursor_may_change_between_pages() -> None:
     assert cursors.decode(cursor, "t", {"a": 1, "limit": 9, "cursor": cursor})
 
 
-@pytest.mark.parametrize(("tool", "arguments"), [("u", {"a": 1}), ("t", {"a": 2}), ("t", {}), ("t", {"a": 1, "b": None})])
+@pytest.mark.parametrize(
+    ("tool", "arguments"), [("u", {"a": 1}), ("t", {"a": 2}), ("t", {}), ("t", {"a": 1, "b": None})]
+)
 def test_cursor_of_another_call_is_refused(tool: str, arguments: dict[str, object]) -> None:
     with pytest.raises(errors.CursorMismatch):
         cursors.decode(cursors.encode("t", {"a": 1}, KEY), tool, arguments)
@@ -33,13 +35,9 @@ def test_any_other_text_is_refused(text: str) -> None:
         cursors.decode(text, "t", {})
 
 
-@pytest.mark.parametrize("text", ["W10", "bnVsbA", "WyJhIiwibmFuIiwieCJd", "WyJhIixudWxsLCJ4Il0", "WzEsMiwzLDRd", "e30", "[" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["W10", "bnVsbA", "WyJhIiwibmFuIiwieCJd", "WyJhIixudWxsLCJ4Il0", "WzEsMiwzLDRd", "e30", "[" * 10_000]
+)
 def test_json_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(errors.CursorMismatch):
         cursors.decode(text, "t", {})
-
-
-@given(st.floats(0, 4e9), st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 9))
-def test_cursors_made_at_once_are_those_made_one_by_one(created: float, id: str, count: int) -> None:
-    keys = [(created + number, id) for number in range(count)]
-    assert cursors.encode_all("t", {}, keys) == [cursors.encode("t", {}, key) for key in keys]

@@ -36,8 +36,38 @@ def test_reference_is_parsed(text: str, domain: str, path: str, tag: str | None,
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", " a", "a ", "-a", "--privileged", "A", "a//b", "a/", "/a", "a:", "a:-x", "a:.x", "a:x y", "a@", "a@x"),
-        *("a@sha256:12", "https://a/b", "a\nb", "a\0b", "é", "a:é", "a/B", "a..b", "_a", "a___b", f"a:{'x' * 129}", "a" * 256),
+        *(
+            "",
+            " ",
+            " a",
+            "a ",
+            "-a",
+            "--privileged",
+            "A",
+            "a//b",
+            "a/",
+            "/a",
+            "a:",
+            "a:-x",
+            "a:.x",
+            "a:x y",
+            "a@",
+            "a@x",
+        ),
+        *(
+            "a@sha256:12",
+            "https://a/b",
+            "a\nb",
+            "a\0b",
+            "é",
+            "a:é",
+            "a/B",
+            "a..b",
+            "_a",
+            "a___b",
+            f"a:{'x' * 129}",
+            "a" * 256,
+        ),
         *("[::1/a", "-x.com/a", "x..com/a", "a:b:c/d", "a\n", "a:1\n", f"a@{DIGEST}\n"),
     ],
 )
@@ -63,7 +93,8 @@ def test_parsing_is_stable_and_fails_in_one_way_only(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a" * 12, True), ("a" * 64, True), (DIGEST, True), ("a" * 11, False), ("a" * 65, False), ("g" * 12, False)]
+    ("text", "expected"),
+    [("a" * 12, True), ("a" * 64, True), (DIGEST, True), ("a" * 11, False), ("a" * 65, False), ("g" * 12, False)],
 )
 def test_image_id_is_told_from_a_name(text: str, expected: bool) -> None:
     assert reference.is_image_id(text) is expected

@@ -12,13 +12,24 @@ from codomyrmex_containerization.models import sizes
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("1", 1), ("512m", 512 << 20), ("1.5g", 3 << 29), ("64MiB", 64 << 20), ("2 KB", 2048), ("1T", 1 << 40), (7, 7), (" 8b ", 8)],
+    [
+        ("1", 1),
+        ("512m", 512 << 20),
+        ("1.5g", 3 << 29),
+        ("64MiB", 64 << 20),
+        ("2 KB", 2048),
+        ("1T", 1 << 40),
+        (7, 7),
+        (" 8b ", 8),
+    ],
 )
 def test_size_is_read(value: str | int, expected: int) -> None:
     assert sizes.parse(value) == expected
 
 
-@pytest.mark.parametrize("value", ["", "m", "-1", "0", "0.1", "1e3", "1x", "1 m m", "1,5g", "٣", 0, -5, 2**63, "9" * 400, "9" * 400 + "g"])
+@pytest.mark.parametrize(
+    "value", ["", "m", "-1", "0", "0.1", "1e3", "1x", "1 m m", "1,5g", "٣", 0, -5, 2**63, "9" * 400, "9" * 400 + "g"]
+)
 def test_text_that_is_no_positive_size_is_refused_by_its_name(value: str | int) -> None:
     with pytest.raises(errors.InvalidArgument, match="memory"):
         sizes.parse(value, name="memory")

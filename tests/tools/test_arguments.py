@@ -41,7 +41,22 @@ def test_port_is_read(text: str | int, expected: PortMapping) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "65536", "8080:", ":80:", "a:80", "80:a", "70000:80", "80/icmp", "-1", "80-90", "1:2:3", "::1:80:80", "80\n"],
+    [
+        "",
+        "0",
+        "65536",
+        "8080:",
+        ":80:",
+        "a:80",
+        "80:a",
+        "70000:80",
+        "80/icmp",
+        "-1",
+        "80-90",
+        "1:2:3",
+        "::1:80:80",
+        "80\n",
+    ],
 )
 def test_text_that_is_no_port_is_refused_with_the_forms_there_are(text: str) -> None:
     with pytest.raises(errors.InvalidArgument) as refused:
@@ -78,7 +93,19 @@ def test_relative_source_is_meant_from_the_working_folder(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "text",
-    ["", "/a", "/a:", "/a:relative", ":/a", "/a:/b:rx", "/a:/b:ro:z", "a b:/c", "-v:/c", "v:/a/../../etc", "tmpfs:/t:x"],
+    [
+        "",
+        "/a",
+        "/a:",
+        "/a:relative",
+        ":/a",
+        "/a:/b:rx",
+        "/a:/b:ro:z",
+        "a b:/c",
+        "-v:/c",
+        "v:/a/../../etc",
+        "tmpfs:/t:x",
+    ],
 )
 def test_text_that_is_no_mount_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidArgument):
@@ -90,20 +117,28 @@ def test_text_that_is_no_mount_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("no", ("no", 0)), ("always", ("always", 0)), ("on-failure", ("on-failure", 0)), ("on-failure:3", ("on-failure", 3))],
+    [
+        ("no", ("no", 0)),
+        ("always", ("always", 0)),
+        ("on-failure", ("on-failure", 0)),
+        ("on-failure:3", ("on-failure", 3)),
+    ],
 )
 def test_restart_policy_is_read(text: str, expected: tuple[Any, int]) -> None:
     assert arguments.restart(text) == RestartPolicy(*expected)
 
 
-@pytest.mark.parametrize("text", ["", "never", "always:3", "on-failure:", "on-failure:x", "on-failure:-1", "on-failure:²"])
+@pytest.mark.parametrize(
+    "text", ["", "never", "always:3", "on-failure:", "on-failure:x", "on-failure:-1", "on-failure:²"]
+)
 def test_text_that_is_no_restart_policy_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidArgument):
         arguments.restart(text)
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("500ms", 0.5), ("30s", 30.0), ("5m", 300.0), ("2h", 7200.0), (3, 3.0), (0.5, 0.5), (None, None)]
+    ("value", "seconds"),
+    [("500ms", 0.5), ("30s", 30.0), ("5m", 300.0), ("2h", 7200.0), (3, 3.0), (0.5, 0.5), (None, None)],
 )
 def test_duration_is_read(value: str | float | None, seconds: float | None) -> None:
     assert arguments.duration(value, name="interval") == seconds
