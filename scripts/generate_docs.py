@@ -65,9 +65,20 @@ def summary(text: str | None) -> str:
 # ------------------------------------------------------------------------------------------------------------------ tools
 
 
+# Tools that may destroy and ask only in some cases.
+_ASKS_FOR_OTHERS = "may destroy; with `policy.foreign = \"ask\"` asks first"
+_ASKS = {
+    "container_control": _ASKS_FOR_OTHERS,
+    "container_copy": "may destroy: asks before it overwrites a host file",
+    "container_exec": _ASKS_FOR_OTHERS,
+}
+
+
 def effect(spec: ToolSpec) -> str:
     """Say in a word what the tool's worst call does."""
-    return "reads" if spec.read_only else "may destroy: asks first" if spec.destructive else "writes"
+    if spec.destructive:
+        return _ASKS.get(spec.name, "may destroy: asks first")
+    return "reads" if spec.read_only else "writes"
 
 
 def phase(spec: ToolSpec) -> str:

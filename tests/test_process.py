@@ -60,7 +60,7 @@ async def test_leaving_the_block_ends_the_whole_group() -> None:
             break
         os.kill(child, 0)
     with anyio.fail_after(10):
-        while _is_running(child):
+        while _is_running(child):  # noqa: ASYNC110  the program is no child of ours
             await anyio.sleep(0.01)
 
 

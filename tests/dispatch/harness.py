@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codomyrmex_containerization import config
-from codomyrmex_containerization.dispatch import application, call
+from codomyrmex_containerization.dispatch import application
+from codomyrmex_containerization.dispatch.call import Caller, Outcome
 from codomyrmex_containerization.engines import guard
 from codomyrmex_containerization.models.container import ContainerSpec
 
@@ -27,13 +28,13 @@ class House:
     said: list[str] = field(default_factory=list)
     progress: list[str] = field(default_factory=list)
 
-    async def call(self, name: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> call.Outcome:
+    async def call(self, name: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> Outcome:
         """Call a tool as an MCP client without elicitation does."""
         return await self._call(name, {**(arguments or {}), **more}, None)
 
     async def call_asking(
         self, name: str, arguments: dict[str, Any], ask: Callable[[str], Awaitable[Reply]]
-    ) -> call.Outcome:
+    ) -> Outcome:
         """Call a tool as a client does that can put questions to a person."""
 
         async def kept(question: str) -> Reply:
@@ -49,9 +50,7 @@ class House:
         assert outcome.structured is not None
         return outcome.structured
 
-    async def fails(
-        self, code: str, name: str, arguments: dict[str, Any] | None = None, /, **more: Any
-    ) -> call.Outcome:
+    async def fails(self, code: str, name: str, arguments: dict[str, Any] | None = None, /, **more: Any) -> Outcome:
         """Call a tool that must fail with this code."""
         outcome = await self.call(name, {**(arguments or {}), **more})
         assert outcome.error_data.get("code") == code, outcome.text
@@ -80,13 +79,11 @@ class House:
 
     async def _call(
         self, name: str, arguments: dict[str, Any], ask: Callable[[str], Awaitable[Reply]] | None
-    ) -> call.Outcome:
+    ) -> Outcome:
         async def progress(done: float, total: float | None, message: str) -> None:
             self.progress.append(message)
 
-        outcome = await self.application.dispatcher.call(
-            name, arguments, call.Caller("mcp", progress=progress, ask=ask)
-        )
+        outcome = await self.application.dispatcher.call(name, arguments, Caller("mcp", progress=progress, ask=ask))
         self.said += [
             outcome.text,
             outcome.question or "",

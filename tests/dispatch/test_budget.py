@@ -98,7 +98,7 @@ def test_cursor_of_a_list_that_was_cut_stands_behind_its_last_row(rows: int) -> 
         for number in range(rows)
     ]
     answer = answers.ContainerListAnswer(containers=made, total=rows).with_cursors(
-        answers.page_cursors("container_list", {}, keys)
+        lambda index: cursors.encode("container_list", {}, keys[index])
     )
     fitted, text = budget.fit(answer, LIMIT)
     assert isinstance(fitted, answers.ContainerListAnswer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +44,7 @@ def test_token_of_another_process_is_unknown() -> None:
 
 def test_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(confirm.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     tokens = confirm.Tokens()
     token, late = tokens.issue("token", "d"), tokens.issue("token", "d")
     now += confirm.TOKEN_SECONDS - 1
@@ -76,8 +77,10 @@ def stranger(docker_cli: DockerCommandLine, busybox_image: str, session_label: s
     """A running container with an anonymous volume, which somebody else made."""
     name = f"cxc-test-{uuid.uuid4().hex[:8]}"
     docker_cli(
-        ["run", "--detach", "--name", name, "--label", session_label, "--volume", "/data", busybox_image]
-        + ["sh", "-c", "echo changed > /file; sleep 300"]
+        [
+            *("run", "--detach", "--name", name, "--label", session_label, "--volume", "/data", busybox_image),
+            *("sh", "-c", "echo changed > /file; sleep 300"),
+        ]
     )
     yield name
     docker_cli(["rm", "--force", "--volumes", name], check=False)

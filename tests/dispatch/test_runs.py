@@ -202,7 +202,7 @@ async def test_what_a_killed_process_left_is_gone_after_the_next_start(
         """
     )
     package = str(Path(codomyrmex_containerization.__file__).parents[1])
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": package})
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": package})  # noqa: ASYNC220
     try:
         while process.poll() is None:
             state = docker_cli(["inspect", "--format", "{{.State.Status}}", name], check=False).stdout.strip()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["classic", "buildkit"])
-def builder(request: pytest.FixtureRequest) -> Iterator[str]:
+def builder(request: pytest.FixtureRequest) -> str:
     """The setting `buildx` for each builder."""
-    yield str(request.getfixturevalue("buildx")) if request.param == "buildkit" else "off"
+    return str(request.getfixturevalue("buildx")) if request.param == "buildkit" else "off"
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ async def test_status_of_the_runtime_names_the_engine_and_its_counts(docker_cli:
         (engine,) = [one for one in answer["engines"] if one["name"] == "docker"]
         assert engine["available"] is True
         assert engine["version"] == docker_cli(["version", "--format", "{{.Server.Version}}"]).stdout.strip()
-        assert engine["api_version"] and engine["storage_driver"] and engine["endpoint_source"]
+        assert all(engine[name] for name in ("api_version", "storage_driver", "endpoint_source"))
         assert answer["runtimes"]["docker"] is True
         assert {answer[name]["state"] for name in ("kubernetes", "registry", "scanners")} == {"not set up"}
         await house.fails("invalid_argument", "container_runtime_status", engine="dokcer")

@@ -6,7 +6,7 @@ import json
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ async def test_ports_are_published_on_loopback_as_the_answer_says(busybox_image:
 
 
 @pytest.fixture
-def inspected(docker_cli: DockerCommandLine) -> Iterator[Any]:
+def inspected(docker_cli: DockerCommandLine) -> Callable[[str], dict[str, Any]]:
     """What docker inspect says of a container."""
 
     def look(name: str) -> dict[str, Any]:
@@ -251,7 +251,9 @@ def inspected(docker_cli: DockerCommandLine) -> Iterator[Any]:
     return look
 
 
-async def test_every_limit_and_option_reaches_the_engine(busybox_image: str, inspected: Any) -> None:
+async def test_every_limit_and_option_reaches_the_engine(
+    busybox_image: str, inspected: Callable[[str], dict[str, Any]]
+) -> None:
     async with harness.opened() as house:
         answer = await house.ok(
             "container_run",
@@ -392,7 +394,7 @@ async def test_cancelled_run_is_removed_from_the_engine(busybox_image: str, dock
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(house.ok, "container_run", {"image": busybox_image, "command": "sleep 60", "name": name})
             with anyio.fail_after(20):
-                while docker_cli(["inspect", "--format", "{{.State.Status}}", name], check=False).stdout != "running\n":
+                while docker_cli(["inspect", "--format", "{{.State.Status}}", name], check=False).stdout != "running\n":  # noqa: ASYNC110  the state is the engine's
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
         assert docker_cli(["inspect", name], check=False).returncode != 0

@@ -181,7 +181,9 @@ def _is_whole(answer: bytes) -> bool:
 
 def http(body: bytes, *, kind: str = "application/json", length: int | None = None) -> bytes:
     """An HTTP answer, whose length may be a lie."""
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -232,7 +234,7 @@ async def eventually(holds: Callable[[], bool], what: str) -> None:
     """Look again and again until it holds; the engine's state has no other way to be waited for."""
     try:
         with anyio.fail_after(DEADLINE_SECONDS):
-            while not await anyio.to_thread.run_sync(holds):
+            while not await anyio.to_thread.run_sync(holds):  # noqa: ASYNC110  the engine sets no event of ours
                 await anyio.sleep(PAUSE_SECONDS)
     except TimeoutError:
         raise AssertionError(f"after {DEADLINE_SECONDS:g} seconds still not: {what}") from None

@@ -55,7 +55,7 @@ class Person:
     asked: list[str] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def answer(self, _context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+    async def answer(self, context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
         """Answer a question; `meanwhile` is what happens while it is being thought about."""
         self.asked.append(params.message)
         if self.meanwhile is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import socket
 import uuid
@@ -15,7 +16,7 @@ import anyio
 import pytest
 
 from tests import backends
-from tests.server import engines, faces, wire
+from tests.server import engines, wire
 from tests.server.engines import OwnEngine, Relay, eventually, http, processes
 from tests.server.faces import ERAS, Era, Face, answer_of, connected, error_of, every_face, text_of
 
@@ -47,7 +48,7 @@ async def test_status_of_a_silent_engine_is_said_in_its_own_row(
     assert row["available"] is False
     assert row["endpoint"] == host
     assert row["endpoint_source"] == "DOCKER_HOST"
-    assert "2 seconds" in row["reason"]
+    assert re.search("2 seconds|in time", row["reason"])
     assert row["remedy"]
     assert answer["runtimes"]["docker"] is False
     assert row["reason"] in text_of(result)
@@ -80,9 +81,7 @@ async def test_calls_to_a_silent_engine_end_with_an_error_that_says_so(
 
 
 @every_face
-async def test_stuck_calls_delay_no_other_call(
-    face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stuck_calls_delay_no_other_call(face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with engines.listening(tmp_path / "silent.sock", engines.silent) as host:
         monkeypatch.setenv("DOCKER_HOST", host)
         async with connected(face, engine_timeout_seconds=300) as client, anyio.create_task_group() as tasks:
@@ -255,10 +254,8 @@ async def test_engine_that_stops_while_a_log_is_followed_is_said_and_the_next_lo
 async def test_engine_that_stops_in_the_middle_of_a_build_is_said_and_the_next_build_works(
     era: Era, builder: str, number: signal.Signals, own_engine: OwnEngine, request: pytest.FixtureRequest
 ) -> None:
-    if builder == "buildkit":
-        request.getfixturevalue("buildx_program")
-    settings = {"buildx": "off"} if builder == "classic" else {"buildx": str(request.getfixturevalue("buildx_program"))}
-    async with wire.served(era, **settings) as server, _stopping(own_engine, number) as marker:
+    buildx = "off" if builder == "classic" else str(request.getfixturevalue("buildx_program"))
+    async with wire.served(era, buildx=buildx) as server, _stopping(own_engine, number) as marker:
         wait = f"trap 'exit 1' TERM; while :; do sleep 0.1; : {marker}; done"
         dockerfile = f"FROM {backends.BUSYBOX_IMAGE}\nRUN echo {uuid.uuid4().hex}\nRUN {wait}\n"
         call = await server.start_call("container_build", image_name="localhost/stopped", dockerfile_text=dockerfile)

@@ -88,7 +88,7 @@ async def test_server_ends_at_once_during_a_run_and_nothing_is_left(era: Era, en
 async def test_server_ends_at_once_during_a_build_and_nothing_is_left(
     era: Era, ending: Ending, builder: Builder, scene: Scene, request: pytest.FixtureRequest
 ) -> None:
-    async with served(era, **_settings(builder, request)) as server:
+    async with served(era, buildx=_buildx(builder, request)) as server:
         await server.start_call("container_build", image_name="localhost/life", dockerfile_text=scene.dockerfile)
         await eventually(scene.is_running, "the build's step runs")
         await _end(server, ending)
@@ -135,7 +135,7 @@ async def test_second_signal_during_the_end_changes_nothing(era: Era, scene: Sce
 
 
 async def test_end_before_the_first_request_is_an_end_without_a_word() -> None:
-    async with served("legacy", begin=False) as server:
+    async with wire.launched("legacy") as server:
         await server.close_input()
         assert await server.exit_code(within_seconds=wire.DEADLINE_SECONDS) == 0
         assert server.junk == []
@@ -179,15 +179,17 @@ async def test_killed_server_leaves_nothing_of_its_build_to_the_next(
     era: Era, builder: Builder, own_scene: Scene, request: pytest.FixtureRequest
 ) -> None:
     before = _images(own_scene.docker)
-    async with served(era, **_settings(builder, request)) as server:
+    async with served(era, buildx=_buildx(builder, request)) as server:
         await server.start_call("container_build", image_name="localhost/life", dockerfile_text=own_scene.dockerfile)
         await eventually(own_scene.is_running, "the build's step runs")
         programs = engines.children(server.process.pid)
         assert bool(programs) == (builder == "buildkit")
         await _kill(server)
-    async with served(era, **_settings(builder, request)) as server:
+    async with served(era, buildx=_buildx(builder, request)) as server:
         await eventually(lambda: not own_scene.is_running(), "the build's step has ended")
-        await eventually(lambda: not own_scene.docker(["ps", "--all", "--quiet"]).stdout.split(), "no container is left")
+        await eventually(
+            lambda: not own_scene.docker(["ps", "--all", "--quiet"]).stdout.split(), "no container is left"
+        )
         await eventually(lambda: _images(own_scene.docker) == before, "no half-built image is left")
         await eventually(lambda: not any(map(engines.is_alive, programs)), "no buildx is left")
         await _end(server, "EOF")
@@ -275,7 +277,7 @@ async def test_cancelled_run_is_stopped_in_the_engine_and_the_server_goes_on(era
 async def test_cancelled_build_is_stopped_in_the_engine_and_the_server_goes_on(
     era: Era, builder: Builder, scene: Scene, request: pytest.FixtureRequest
 ) -> None:
-    async with served(era, **_settings(builder, request)) as server:
+    async with served(era, buildx=_buildx(builder, request)) as server:
         call = await server.start_call("container_build", image_name="localhost/life", dockerfile_text=scene.dockerfile)
         await eventually(scene.is_running, "the build's step runs")
         await server.cancel(call)
@@ -341,10 +343,8 @@ def _marker() -> str:
     return f"cxc-life-{uuid.uuid4().hex[:12]}"
 
 
-def _settings(builder: Builder, request: pytest.FixtureRequest) -> dict[str, str]:
-    if builder == "classic":
-        return {"buildx": "off"}
-    return {"buildx": str(request.getfixturevalue("buildx_program"))}
+def _buildx(builder: Builder, request: pytest.FixtureRequest) -> str:
+    return "off" if builder == "classic" else str(request.getfixturevalue("buildx_program"))
 
 
 def _images(docker: DockerCommandLine) -> set[str]:
@@ -352,9 +352,7 @@ def _images(docker: DockerCommandLine) -> set[str]:
 
 
 async def _start_detached(server: Wire, name: str, command: list[str]) -> None:
-    result = await server.call(
-        "container_run", image=backends.BUSYBOX_IMAGE, command=command, detach=True, name=name
-    )
+    result = await server.call("container_run", image=backends.BUSYBOX_IMAGE, command=command, detach=True, name=name)
     assert not result["isError"], result
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import mcp_types as types
 import pytest
 
@@ -157,7 +157,7 @@ async def test_run_tells_output_and_exit_code_apart(face: Face, busybox_image: s
 async def test_build_reports_progress_by_step(face: Face, busybox_image: str, docker_cli: DockerCommandLine) -> None:
     name, steps = f"localhost/{_fresh('progress')}", list[str]()
 
-    async def progress(_done: float, _total: float | None, message: str | None) -> None:
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
         steps.append(message or "")
 
     dockerfile = f"FROM {busybox_image}\nRUN true\nENV A=1\n"
@@ -282,9 +282,7 @@ async def test_removal_that_the_person_does_not_want_is_not_done(
 
 
 @every_face
-async def test_accepted_form_without_the_tick_is_a_no(
-    face: Face, outside: str, docker_cli: DockerCommandLine
-) -> None:
+async def test_accepted_form_without_the_tick_is_a_no(face: Face, outside: str, docker_cli: DockerCommandLine) -> None:
     async with connected(face, person=Person("accept", confirm=False)) as client:
         error = error_of(await client.call_tool("container_remove", {"container": outside, "force": True}))
     assert error["code"] == "declined"
@@ -347,9 +345,7 @@ async def test_token_opens_nothing_but_the_call_it_was_given_for(
         forged = await refused(container=outside, force=True, confirm_token="forged-token-1234")
         assert "not one of this server" in forged
         assert "another call" in await refused(container=another, force=True, confirm_token=await fresh())
-        assert "another call" in await refused(
-            container=outside, force=True, volumes=True, confirm_token=await fresh()
-        )
+        assert "another call" in await refused(container=outside, force=True, volumes=True, confirm_token=await fresh())
         token = await fresh()
         docker_cli(["restart", "--time", "0", outside])
         assert "the state has changed" in await refused(container=outside, force=True, confirm_token=token)

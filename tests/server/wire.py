@@ -151,18 +151,28 @@ class Wire:
 
 
 @asynccontextmanager
-async def served(era: faces.Era, *, begin: bool = True, **settings: faces.Setting) -> AsyncIterator[Wire]:
-    """A server that has shaken hands (unless `begin` is false). When the block ends without having ended it, it is killed."""
+async def served(era: faces.Era, **settings: faces.Setting) -> AsyncIterator[Wire]:
+    """A server that has shaken hands."""
+    async with launched(era, **settings) as wire:
+        await wire.begin()
+        yield wire
+
+
+@asynccontextmanager
+async def launched(era: faces.Era, **settings: faces.Setting) -> AsyncIterator[Wire]:
+    """A server that was only started. When the block ends without having ended it, it is killed."""
     with tempfile.TemporaryFile() as errors:
         process = await anyio.open_process(
-            faces.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=faces.environment(**settings)
+            faces.COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=faces.environment(**settings),
         )
         wire = Wire(process, era, errors)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wire.read)
-                if begin:
-                    await wire.begin()
                 yield wire
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:

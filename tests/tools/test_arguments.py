@@ -144,7 +144,7 @@ def test_duration_is_read(value: str | float | None, seconds: float | None) -> N
     assert arguments.duration(value, name="interval") == seconds
 
 
-@pytest.mark.parametrize("value", ["", "s", "-1s", "1 s", "1y", "1e3s", "٣s"])
+@pytest.mark.parametrize("value", ["", "s", "-1s", "1 s", "1y", "1e3s", "\u0663s"])
 def test_text_that_is_no_duration_is_refused(value: str) -> None:
     with pytest.raises(errors.InvalidArgument):
         arguments.duration(value, name="interval")
@@ -161,7 +161,9 @@ def test_moment_ago_is_before_now_and_a_date_is_itself() -> None:
     assert arguments.moment(None, name="since") is None
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "10", "-5m", "99999999999999d", "٣٠m"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01T00:00:00Z", "10", "-5m", "99999999999999d", "\u0663\u0660m"]
+)
 def test_text_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidArgument):
         arguments.moment(text, name="since")
@@ -180,7 +182,7 @@ def test_reading_a_time_or_a_duration_never_fails_in_another_way(text: str) -> N
 def test_reading_a_port_or_a_mount_never_fails_in_another_way(text: str) -> None:
     for read in (arguments.ports, arguments.mounts):
         try:
-            read([text])  # type: ignore[operator]  # both take lists of strings
+            read([text])
         except errors.InvalidArgument:
             continue
 
