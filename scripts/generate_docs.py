@@ -66,7 +66,7 @@ def summary(text: str | None) -> str:
 
 
 # Tools that may destroy and ask only in some cases.
-_ASKS_FOR_OTHERS = "may destroy; with `policy.foreign = \"ask\"` asks first"
+_ASKS_FOR_OTHERS = 'may destroy; with `policy.foreign = "ask"` asks first'
 _ASKS = {
     "container_control": _ASKS_FOR_OTHERS,
     "container_copy": "may destroy: asks before it overwrites a host file",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from codomyrmex_containerization import config
 
 
-_OBJECTS_BEFORE_COLLECTING = 50_000
+_OBJECTS_BEFORE_COLLECTING = 200_000
 _USUAL_THRESHOLDS = gc.get_threshold()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import io
 import os
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,13 +52,12 @@ class Tar:
         mode: int = 0o644,
         size: int | None = None,
         pax: dict[str, str] | None = None,
-        format: int = tarfile.GNU_FORMAT,
     ) -> Tar:
         info = tarfile.TarInfo(name)
         info.type, info.linkname, info.mode = kind, link, mode
         info.size = len(content) if size is None else size
         info.pax_headers = pax or {}
-        self.pieces.append(info.tobuf(tarfile.PAX_FORMAT if pax else format, "utf-8", "surrogateescape"))
+        self.pieces.append(info.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
         self.pieces.append(content + bytes(-len(content) % BLOCK))
         return self
 
@@ -329,7 +330,7 @@ def test_unpack_stops_at_too_many_entries(ground: Ground, monkeypatch: pytest.Mo
 
 
 def test_unpack_of_many_entries_does_not_remember_them(tmp_path: Path) -> None:
-    # A quarter of a million headers would be 250 MB as Python's objects.
+    # As Python's objects, so many headers would be more than 50 MB.
     script = """
 import resource, sys, tarfile
 from pathlib import Path
@@ -339,10 +340,11 @@ def pieces():
     yield info.tobuf()
     info = tarfile.TarInfo("top/pipe"); info.type = tarfile.FIFOTYPE
     block = info.tobuf() * 1000
-    for _ in range(250): yield block
+    for _ in range(50): yield block
     yield bytes(1024)
-copies.unpack(iter([b""]) if False else pieces(), Path(sys.argv[1]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+copies.unpack(pieces(), Path(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "into")],
@@ -351,7 +353,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) * 1024 < 90 * MEBIBYTE
+    assert int(done.stdout) * 1024 < 20 * MEBIBYTE
 
 
 def truncated(archive: bytes) -> Iterator[bytes]:
@@ -389,11 +391,11 @@ def test_unpack_does_not_believe_a_size(ground: Ground, size: int, kind: bytes) 
 @pytest.mark.parametrize("size", ["-1", "99999999999999", "x", "1e3", ""])
 def test_unpack_does_not_believe_a_size_in_an_extended_header(ground: Ground, size: str) -> None:
     archive = folder().add("top/liar", b"x" * 1000, pax={"size": size})
-    try:
+    before = ground.outside()
+    with pytest.raises(errors.EngineUnavailable):
         ground.unpack(archive)
-    except errors.EngineUnavailable:
-        assert ground.inside() == {"ok": b"ok"}
     assert set(ground.inside()) <= {"ok", "liar"}
+    assert ground.outside() == before
 
 
 @pytest.mark.parametrize("mtime", ["nan", "inf", "-1e300", "1e300", "-5", "253402300800.5"])
@@ -465,13 +467,13 @@ def test_unpack_survives_a_chain_of_extended_headers(ground: Ground) -> None:
 
 def test_unpack_raises_what_the_source_raises_and_leaves_no_half_file(ground: Ground) -> None:
     def pieces() -> Iterator[bytes]:
-        data = folder().add("top/big", bytes(range(256)) * 1000).bytes()
-        yield data[:100_000]
+        data = folder().add("top/big", random.Random(1).randbytes(4 * MEBIBYTE)).bytes()
+        yield data[: 3 * MEBIBYTE]
         raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError, match="gone"):
         copies.unpack(pieces(), ground.into)
-    assert ground.inside() == {"ok": b"ok"}
+    assert set(ground.inside()) <= {"ok"}
 
 
 def test_unpack_into_a_folder_that_became_a_link_is_a_conflict(ground: Ground) -> None:
@@ -488,17 +490,17 @@ def test_unpack_writes_nothing_through_links_that_are_put_in_while_it_runs(groun
     names = [f"top/d{number}/e/f{other}" for number in range(20) for other in range(5)]
     archive = folder()
     for name in names:
-        archive.add(name, name.encode())
+        archive.add(name, random.Random(name).randbytes(100_000))
     data = archive.bytes()
     before = ground.outside()["outside/secret"]
 
     def pieces() -> Iterator[bytes]:
-        for number, at in enumerate(range(0, len(data), BLOCK)):
+        for number, at in enumerate(range(0, len(data), 50_000)):
             for path in (ground.into, *ground.into.glob("d*")) if ground.into.is_dir() else ():
                 if path.is_dir() and not path.is_symlink() and number % 3 == 0:
                     path.rename(path.with_name(f"{path.name}-moved-{number}"))
                     path.symlink_to(ground.base / "outside")
-            yield data[at : at + BLOCK]
+            yield data[at : at + 50_000]
 
     with pytest.raises((errors.Refused, errors.Conflict)):
         copies.unpack(pieces(), ground.into)
@@ -538,10 +540,8 @@ def test_unpack_of_any_archive_stays_inside_and_raises_only_our_errors(
     data = bytearray(archive.bytes())
     for at, value in damage:
         data[at % len(data)] = value
-    try:
+    with suppress(errors.Refused, errors.Conflict, errors.EngineUnavailable):
         ground.unpack(bytes(data))
-    except (errors.Refused, errors.Conflict, errors.EngineUnavailable):
-        pass
     assert ground.outside() == before
     assert ground.links_stay_inside()
     shutil.rmtree(ground.base)
@@ -603,7 +603,7 @@ def make_tree(top: Path) -> Path:
     Path(os.fsdecode(os.fsencode(top) + b"/not-\xff-utf8")).write_text("bytes")
     (top / "link").symlink_to("sub/private")
     (top / "sub" / "up").symlink_to("../run.sh")
-    (top / "x" * 1).joinpath("y" * 200).mkdir(parents=True)
+    (top / "x" / ("y" * 200)).mkdir(parents=True)
     (top / "x" / ("y" * 200) / ("z" * 200)).write_text("deep")
     for path in (top / "run.sh", top / "sub" / "private"):
         os.utime(path, (1_600_000_000, 1_600_000_000))
@@ -667,7 +667,7 @@ async def test_copy_in_follows_links_inside_the_container(place: Place) -> None:
     assert (await copy_in(place, place.host / "one", "/e/file")).target == "/d/f"
     assert (await copy_in(place, place.host / "one", "/e/dangling")).target == "/d/none"
     assert place.sh("cat /d/one /d/f /d/none; readlink /e/file") == "111../d/f\n"
-    with pytest.raises(errors.InvalidArgument, match="circle|cannot be looked at"):
+    with pytest.raises(errors.InvalidArgument, match="cannot be looked at"):
         await copy_in(place, place.host / "one", "/e/loop")
 
 
@@ -822,7 +822,7 @@ async def test_copy_of_200_mb_streams_and_needs_little_memory(place: Place) -> N
             await copies.copy_in(house.engine, state.id, place.host / "big", "/d/big")
             await copies.copy_out(house.engine, state.id, "/d/big", place.host / "back")
             tasks.cancel_scope.cancel()
-    assert subprocess.run(["cmp", place.host / "big", place.host / "back"]).returncode == 0
+    assert filecmp.cmp(place.host / "big", place.host / "back", shallow=False)
     assert peak - before < 40 * MEBIBYTE
     place.sh("rm /d/big")
 
@@ -840,24 +840,30 @@ async def test_copy_out_that_is_cancelled_stops_and_leaves_no_half_file(place: P
     place.sh("rm /d/big")
 
 
-async def test_copy_in_that_is_cancelled_stops(place: Place) -> None:
-    with (place.host / "big").open("wb") as file:
-        file.truncate(30_000 * MEBIBYTE)
+async def test_copy_in_that_is_cancelled_stops_reading_and_lets_go_of_the_container(place: Place) -> None:
+    sent = 0
+    ended: list[bool] = []
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        info = tarfile.TarInfo("endless")
+        info.size = 2**40
+        try:
+            yield info.tobuf()
+            while True:
+                sent += 1
+                yield bytes(MEBIBYTE)
+        finally:
+            ended.append(True)
+
     async with harness.opened() as house:
         state = await house.engine.inspect_container(place.name)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(copies.copy_in, house.engine, state.id, place.host / "big", "/d/big")
-            await eventually(lambda: place.sh("ls /d/big 2>/dev/null; true") != "", "it has begun")
+            tasks.start_soon(house.engine.write_archive, state.id, "/d", endless)
+            await eventually(lambda: sent > 20, "it has begun")
             tasks.cancel_scope.cancel()
-        sizes: list[str] = []
-
-        def has_stopped() -> bool:
-            sizes.append(place.sh("stat -c %s /d/big"))
-            return sizes[-1:] == sizes[-3:-2]
-
-        await eventually(has_stopped, "it grows no more")
-    assert int(sizes[-1]) < 30_000 * MEBIBYTE
-    place.sh("rm /d/big")
+        await eventually(lambda: bool(ended), "nothing more is read")
+    assert place.sh("rm /d/endless; echo well") == "well\n"
 
 
 async def test_copy_in_of_a_file_that_becomes_shorter_is_a_conflict(place: Place) -> None:

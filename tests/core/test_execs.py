@@ -340,11 +340,10 @@ async def test_exec_in_a_container_that_ends_meanwhile_ends_with_it(
         except errors.ContainerizationError as error:
             results.append(error)
 
-    async with harness.opened() as house:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(go, house.engine)
-            await eventually(lambda: bool(processes(f"\0{marker}")), "the command runs")
-            await anyio.to_thread.run_sync(lambda: own_place.docker([*end, own_place.name]))
+    async with harness.opened() as house, anyio.create_task_group() as tasks:
+        tasks.start_soon(go, house.engine)
+        await eventually(lambda: bool(processes(f"\0{marker}")), "the command runs")
+        await anyio.to_thread.run_sync(lambda: own_place.docker([*end, own_place.name]))
     (result,) = results
     if isinstance(result, execs.ExecResult):
         assert (result.exit_code, result.stdout, result.timed_out) == (137, "said\n", False)

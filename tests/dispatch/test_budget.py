@@ -128,8 +128,8 @@ async def test_huge_output_of_a_run_fits_and_keeps_both_ends(busybox_image: str)
         assert "container_logs" in outcome.text
 
 
-async def test_error_of_any_length_fits(busybox_image: str) -> None:
-    text = f"FROM {busybox_image}\nRUN yes 'a long line of output' | head -n 5000; exit 9\n"
+async def test_error_of_any_length_fits(labelled_image: str) -> None:
+    text = f"FROM {labelled_image}\nRUN yes 'a long line of output' | head -n 5000; exit 9\n"
     async with harness.opened(buildx="off") as house:
         outcome = await house.fails("build_failed", "container_build", image_name="localhost/x", dockerfile_text=text)
         assert len(outcome.text) <= LIMIT

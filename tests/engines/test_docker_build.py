@@ -10,10 +10,10 @@ import pytest
 
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
-from tests.dispatch.conftest import image_name
+from tests.dispatch.conftest import image_name, labelled_image
 from tests.dispatch.harness import House
 
-__all__ = ["image_name"]
+__all__ = ["image_name", "labelled_image"]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def builder(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def base(busybox_image: str) -> str:
-    return f"FROM {busybox_image}\n"
+def base(labelled_image: str) -> str:
+    return f"FROM {labelled_image}\n"
 
 
 async def build(builder: str, name: str, **arguments: Any) -> dict[str, Any]:

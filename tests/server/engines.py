@@ -95,6 +95,8 @@ class OwnEngine:
             self._process.wait()
         self._process = None
         self._wait_for_containerd()
+        # A shim of a container that was made in the moment of a kill is known to nobody any more.
+        end_processes(str(self.folder))
 
     def clear(self) -> None:
         """Remove all containers: a build whose engine was killed leaves the one of its step behind."""

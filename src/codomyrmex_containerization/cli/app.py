@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -182,13 +181,8 @@ def _defect(error: Exception) -> errors.InternalError:
 
 
 def _leave(status: int) -> NoReturn:
-    if status == _PIPE_CLOSED:
-        # The interpreter would flush once more and complain.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if threading.active_count() > 1:
-        # An abandoned call's thread, or one that waits for a line of the terminal, would hold the process.
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    # Everything is closed and written. The interpreter would flush a closed pipe once more and complain; an abandoned call's
+    # thread, or one that waits for a line of the terminal, would hold it; and to take it apart is a twentieth of a short command.
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status)

@@ -109,9 +109,10 @@ async def copy_out(engine: base.Engine, container: str, source: str, into: Path)
     try:
         return await engine.read_archive(container, path, unpacking.run)
     except errors.ContainerizationError as error:
-        if unpacking.files:
-            error.message += f" {unpacking.files:,} files had been copied to {into} before; they stay there."
-        raise
+        if not unpacking.files:
+            raise
+        left = f"{unpacking.files:,} files had been copied to {into} before; they stay there."
+        raise type(error)(f"{error.message} {left}", hint=error.hint, details=error.details) from error
 
 
 def unpack(pieces: Iterator[bytes], into: Path) -> Copied:
