@@ -52,8 +52,9 @@ class OwnEngine:
         unshare, dockerd = shutil.which("unshare"), shutil.which("dockerd")
         assert unshare is not None
         assert dockerd is not None
-        # The network is private: the engine's bridge and its addresses are not those of this host.
-        command = [unshare, "--net", dockerd, f"--host=unix://{self.socket_path}", "--bip=172.31.78.1/24"]
+        # The network is private: the engine's bridge and its addresses are not those of this host. So are its mounts: what
+        # a killed engine leaves mounted would keep its folder from being removed.
+        command = [unshare, "--net", "--mount", dockerd, f"--host=unix://{self.socket_path}", "--bip=172.31.78.1/24"]
         command += [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"]
         command += [f"--pidfile={self.folder}/pid", "--iptables=false", "--ip6tables=false"]
         command += ["--containerd-namespace=cxc-tests", "--containerd-plugins-namespace=cxc-tests-plugins"]
@@ -97,6 +98,14 @@ class OwnEngine:
         self._wait_for_containerd()
         # A shim of a container that was made in the moment of a kill is known to nobody any more.
         end_processes(str(self.folder))
+        self._unmount()
+
+    def _unmount(self) -> None:
+        # An engine that was killed did not: the folder could not be removed.
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        left = [line.split(" ")[1] for line in lines if f" {self.folder}/" in line]
+        if left:
+            subprocess.run(["umount", "--lazy", *reversed(left)], check=False, capture_output=True)
 
     def clear(self) -> None:
         """Remove all containers: a build whose engine was killed leaves the one of its step behind."""
