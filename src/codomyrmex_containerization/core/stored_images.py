@@ -56,10 +56,11 @@ class ImagePage:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing that would make an image smaller or safer; `bytes` is the size of the layer it is about."""
+    """One thing that would make an image smaller or safer; `bytes` is the size of the layer it is about, if it is about one."""
 
     text: str
-    bytes: int
+    bytes: int = 0
+    layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,15 @@ def largest_first(image: ImageDetails) -> list[Layer]:
 
 def advise(image: ImageDetails) -> list[Advice]:
     """Say what could shrink the image, from its instructions and sizes alone."""
-    found = [advice for layer in image.layers for advice in _layer_advice(layer)]
+    found = [
+        Advice(text, layer.size_bytes, number)
+        for number, layer in enumerate(image.layers)
+        for text in _layer_advice(layer)
+    ]
     if len(image.layers) > _MANY_LAYERS:
-        found.append(Advice(f"{len(image.layers)} layers: join RUN instructions that belong together", 0))
+        found.append(Advice(f"{len(image.layers)} layers: join RUN instructions that belong together"))
     if image.user in ("", "0", "root", "0:0", "root:root"):
-        found.append(Advice("runs as root: add a USER instruction", 0))
+        found.append(Advice("runs as root: add a USER instruction"))
     return found
 
 
@@ -187,20 +192,20 @@ def efficiency(image: ImageDetails, found: list[Advice]) -> float:
     """Return the percentage of the image's bytes that no advice is about."""
     if not image.size_bytes:
         return 100.0
-    touched = min(sum({one.text: one.bytes for one in found}.values()), image.size_bytes)
+    touched = min(sum({one.layer: one.bytes for one in found}.values()), image.size_bytes)
     return round(100.0 * (1 - touched / image.size_bytes), 1)
 
 
-def _layer_advice(layer: Layer) -> list[Advice]:
+def _layer_advice(layer: Layer) -> list[str]:
     text, size = layer.instruction, layer.size_bytes
     short = text if len(text) <= 60 else text[:57] + "..."
     if text.startswith(("COPY", "ADD")):
         if size <= _LARGE_LAYER_BYTES:
             return []
-        return [Advice(f"{short}: {size // _MEGABYTE} MB copied in: check .dockerignore", size)]
+        return [f"{short}: {size // _MEGABYTE} MB copied in: check .dockerignore"]
     if not text.startswith("RUN "):
         return []
-    return [Advice(f"{short}: {one}", size) for one in _run_advice(_commands(text.removeprefix("RUN ")), size)]
+    return [f"{short}: {one}" for one in _run_advice(_commands(text.removeprefix("RUN ")), size)]
 
 
 def _run_advice(commands: list[list[str]], size: int) -> Iterator[str]:

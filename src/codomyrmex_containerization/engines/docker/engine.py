@@ -102,12 +102,11 @@ class DockerEngine(base.Engine):
 
     async def container_details(self, container: str) -> ContainerDetails:
         """One GET /containers/NAME/json."""
-        raw = await self._call(
-            lambda: self._client().inspect_container(container),
+        return await self._call(
+            lambda: shapes.container_details(self._client().inspect_container(container), engine=self.name),
             f"inspecting {container}",
             subject=f"container {container!r}",
         )
-        return shapes.container_details(raw, engine=self.name)
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """One POST /containers/create."""
@@ -263,8 +262,9 @@ class DockerEngine(base.Engine):
 
     async def inspect_exec(self, exec_id: str) -> ExecState:
         """GET /exec/ID/json."""
-        raw = await self._call(lambda: self._client().exec_inspect(exec_id), "looking at the command")
-        return shapes.exec_state(raw)
+        return await self._call(
+            lambda: shapes.exec_state(self._client().exec_inspect(exec_id)), "looking at the command"
+        )
 
     async def end_exec(self, container: str, exec_id: str) -> bool:
         """Kill the process from this host, since the Engine API cannot; else with a `kill` inside the container."""
@@ -318,7 +318,7 @@ class DockerEngine(base.Engine):
     async def stat_path(self, container: str, path: str) -> PathStat:
         """HEAD /containers/ID/archive."""
 
-        def ask() -> Any:
+        def ask() -> PathStat:
             client = self._client()
             url = client._url("/containers/{0}/archive", container)
             response = client.head(url, params={"path": path}, timeout=self._timeout_seconds)
@@ -332,9 +332,9 @@ class DockerEngine(base.Engine):
                     hint="check the path: its links may lead in a circle, or a file stands where a folder is named",
                 )
             client._raise_for_status(response)
-            return response.headers.get("X-Docker-Container-Path-Stat")
+            return shapes.path_stat(response.headers.get("X-Docker-Container-Path-Stat"))
 
-        return shapes.path_stat(await self._call(ask, f"looking at {path}", subject=f"container {container!r}"))
+        return await self._call(ask, f"looking at {path}", subject=f"container {container!r}")
 
     async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
         """GET /containers/ID/archive."""
@@ -454,14 +454,13 @@ class DockerEngine(base.Engine):
 
         async def one(container: str) -> None:
             try:
-                raw = await self._call(
-                    lambda: self._client().stats(container, stream=False),
+                usage = await self._call(
+                    lambda: shapes.usage(self._client().stats(container, stream=False)),
                     "reading usage",
                     deadline_seconds=_STATS_SECONDS,
                 )
             except errors.NotFound:
                 return  # it ended meanwhile
-            usage = shapes.usage(raw)
             if usage is not None:
                 found[container] = usage
 
@@ -472,10 +471,11 @@ class DockerEngine(base.Engine):
 
     async def inspect_image(self, image: str) -> ImageState:
         """One GET /images/NAME/json."""
-        raw = await self._call(
-            lambda: self._client().inspect_image(image), f"inspecting image {image}", subject=f"image {image!r}"
+        return await self._call(
+            lambda: shapes.image_state(self._client().inspect_image(image)),
+            f"inspecting image {image}",
+            subject=f"image {image!r}",
         )
-        return shapes.image_state(raw)
 
     async def image_details(self, image: str) -> ImageDetails:
         """GET /images/NAME/json and GET /images/NAME/history, side by side."""
@@ -488,7 +488,8 @@ class DockerEngine(base.Engine):
         async with threads.task_group() as tasks:
             tasks.start_soon(ask, "image", lambda: self._client().inspect_image(image))
             tasks.start_soon(ask, "history", lambda: self._client().history(image))
-        return shapes.image_details(found["image"], found["history"])
+        what = f"inspecting image {image}"
+        return await self._call(lambda: shapes.image_details(found["image"], found["history"]), what)
 
     async def list_images(self) -> list[ImageRow]:
         """One GET /images/json."""
