@@ -6,9 +6,11 @@ mutating call therefore passes its deadline to the library as well.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -80,26 +82,25 @@ async def iterate(
     `source` is called in the thread. `stop` is called when the consumer leaves, whatever the reason; it must make a blocked
     `next()` return or raise (close the socket), so that no thread stays behind. Errors of the iterator are raised to the consumer.
     """
-    send, receive = anyio.create_memory_object_stream[T](buffer)
+    pipe: _Pipe[T] = _Pipe(buffer)
     failure: list[BaseException] = []
     left = False
 
     def pump() -> None:
         try:
             for item in source():
-                anyio.from_thread.run(send.send, item)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return
+                if not pipe.put(item):
+                    return
         except Exception as error:  # noqa: BLE001  handed to the consumer, who raises it
             if not left:
                 failure.append(error)
         finally:
-            with suppress(RuntimeError):  # the event loop may be gone when the thread was abandoned
-                anyio.from_thread.run_sync(send.close)
+            pipe.end()
 
     async def items() -> AsyncGenerator[T, None]:
-        async for item in receive:
-            yield item
+        while some := await pipe.take():
+            for item in some:
+                yield item
         if failure:
             raise failure[0]
 
@@ -110,8 +111,63 @@ async def iterate(
                 yield stream
         finally:
             left = True
-            receive.close()
-            # A thread that never came to run does not close it.
-            send.close()
+            pipe.close()
             stop()
             tasks.cancel_scope.cancel()
+
+
+class _Pipe(Generic[T]):
+    """Hands items from a thread to the event loop, as many at once as there are: each way over costs more than most items do."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._waiting: anyio.Event | None = None
+        self._ended = False
+        self._closed = False
+
+    def put(self, item: T) -> bool:
+        """Hand an item over, from the thread; waits while there are too many. False: nobody wants any more."""
+        with self._changed:
+            while len(self._items) >= self._most and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            self._items.append(item)
+            waiting, self._waiting = self._waiting, None
+        _wake(waiting)
+        return True
+
+    def end(self) -> None:
+        """Say, from the thread, that nothing more comes."""
+        with self._changed:
+            self._ended = True
+            waiting, self._waiting = self._waiting, None
+        _wake(waiting)
+
+    async def take(self) -> list[T]:
+        """Return what is there, waiting for something; nothing means that nothing more comes."""
+        await anyio.lowlevel.checkpoint()
+        while True:
+            with self._changed:
+                found = list(self._items)
+                self._items.clear()
+                self._changed.notify()
+                if found or self._ended:
+                    return found
+                waiting = self._waiting = anyio.Event()
+            await waiting.wait()
+
+    def close(self) -> None:
+        """Say that nobody wants any more."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify()
+
+
+def _wake(waiting: anyio.Event | None) -> None:
+    if waiting is not None:
+        with suppress(RuntimeError):  # the event loop may be gone when the thread was abandoned
+            anyio.from_thread.run_sync(waiting.set)

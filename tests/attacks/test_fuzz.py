@@ -313,7 +313,7 @@ async def test_server_outlives_malformed_frames(era: Era, treasure: Treasure) ->
 async def test_server_outlives_malformed_frames_before_the_handshake(treasure: Treasure) -> None:
     rng = random.Random("before the handshake")
     for era in ERAS:
-        async with wire.served(era, begin=False, **_settings(treasure.folder)) as served:
+        async with wire.launched(era, **_settings(treasure.folder)) as served:
             for number in range(60):
                 await driver.send(served, _malformed(rng, era, number, binding=False))
             await served.begin()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.backends import DockerCommandLine
@@ -149,7 +151,10 @@ async def test_inspect_shows_how_a_container_ended(yard: Yard) -> None:
         assert (found["state"], found["exit_code"]) == ("exited", 7)
         assert "oom_killed" not in found
         assert found["finished"] >= found["started"]
-        found = await house.ok("container_inspect", container=starved)
+        with anyio.fail_after(20):
+            # The engine notes the reason a moment after the exit.
+            while "oom_killed" not in (found := await house.ok("container_inspect", container=starved)):  # noqa: ASYNC110  it is looked at from outside
+                await anyio.sleep(0.05)
         assert (found["state"], found["exit_code"], found["oom_killed"]) == ("exited", 137, True)
         found = await house.ok("container_inspect", container=failed)
         assert found["state"] == "created"
@@ -384,6 +389,17 @@ async def test_control_kill_sends_the_signal_and_does_not_wait_for_one_that_ends
         )
         found = await house.ok("container_control", container=name, action="kill")
         assert (found["after"], found["exit_code"]) == ("exited", 137)
+
+
+async def test_control_leaves_no_thread_behind_that_waits_for_an_end_that_does_not_come(yard: Yard) -> None:
+    name = yard.run()
+    async with harness.opened() as house:
+        await house.engine.inspect_container(name)
+        before = threading.active_count()
+        for number in range(30):
+            with anyio.move_on_after(number * 0.002):
+                await house.engine.wait_container(name)
+        await eventually(lambda: threading.active_count() <= before + 12, "the threads are free again")
 
 
 @pytest.mark.parametrize(

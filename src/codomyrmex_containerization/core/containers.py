@@ -44,6 +44,9 @@ _CONTEXT_LINES = 120
 _CONTEXT_SECONDS = 5.0
 _MOST_WAITING_BYTES = 16_000_000
 _COUNT_SECONDS = 1.5
+_KILLED = 137
+_OOM_LOOKS = 10
+_OOM_PAUSE_SECONDS = 0.03
 _LONGEST_LINE_CHARACTERS = 4_000
 
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
@@ -195,7 +198,7 @@ async def run(
         seconds = time.monotonic() - began
         if timed_out and keep:
             await engine.kill_container(id, "KILL")
-        state = await engine.inspect_container(id)
+        state = await _ended(engine, id, has_memory_limit=spec.limits.memory_bytes is not None)
     except BaseException:
         await _remove_quietly(engine, id)
         raise
@@ -335,6 +338,17 @@ async def _create(engine: base.Engine, spec: ContainerSpec, pull_policy: PullPol
             raise
     await ensure_image(engine, spec.image, pull_policy=pull_policy, platform=spec.platform, progress=progress)
     return await engine.create_container(spec)
+
+
+async def _ended(engine: base.Engine, id: str, *, has_memory_limit: bool) -> ContainerState:
+    """Return the state of a container that has ended; the engine may note a moment later that it ran out of memory."""
+    state = await engine.inspect_container(id)
+    for _ in range(_OOM_LOOKS):
+        if not has_memory_limit or state.exit_code != _KILLED or state.oom_killed:
+            break
+        await anyio.sleep(_OOM_PAUSE_SECONDS)
+        state = await engine.inspect_container(id)
+    return state
 
 
 async def _run_attached(

@@ -324,7 +324,10 @@ def _replace(name: str, folder: int, make: Callable[[str], None]) -> None:
 
 
 def _write_file(content: IO[bytes], entry: tarfile.TarInfo, name: str, folder: int) -> None:
-    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    file = _open_unnamed(folder)
+    is_named = file < 0
+    if is_named:
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         while chunk := _read(content):
             if chunk == _ZEROS:
@@ -338,8 +341,21 @@ def _write_file(content: IO[bytes], entry: tarfile.TarInfo, name: str, folder: i
         os.fchmod(file, entry.mode & 0o777)
         with suppress(OverflowError, ValueError, OSError):
             os.utime(file, (entry.mtime, entry.mtime))
+        if not is_named:
+            os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(file)
+
+
+def _open_unnamed(folder: int) -> int:
+    """Open a file that has no name until it is complete, so that a `kill -9` leaves nothing; -1 where there is no such thing."""
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag or not os.path.isdir("/proc/self/fd"):
+        return -1
+    try:
+        return os.open(".", flag | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except OSError:
+        return -1
 
 
 def _read(content: IO[bytes]) -> bytes:

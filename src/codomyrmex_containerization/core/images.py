@@ -82,22 +82,20 @@ async def build(
         lambda: _prepare(engine, request), deadline_seconds=_READ_SECONDS, what="reading the Dockerfile"
     )
     began = time.monotonic()
+    builder = engine.builder(prepared.spec)
+    layers = _HalfBuilt(engine, prepared.content, is_kept=builder == "classic")
     # A step may print what its base image holds: looking at that teaches the redactor.
     for base_image in prepared.content.base_images:
         with suppress(errors.ContainerizationError):
-            await engine.inspect_image(base_image)
+            layers.begin((await engine.inspect_image(base_image)).id)
     book = _Book(prepared.content)
-    builder = engine.builder(prepared.spec)
-    intermediate: list[str] = []
     try:
         with anyio.fail_after(timeout_seconds):
             async with engine.build_image(
                 prepared.spec, context=prepared.context, dockerfile_name=prepared.dockerfile_name
             ) as events:
                 async for event in events:
-                    if event.kind == "image" and book.is_new_layer and builder == "classic":
-                        engine.intermediate_image(event.text)
-                        intermediate.append(event.text)
+                    layers.note(event, is_new=book.is_new_layer)
                     book.note(event)
                     if event.kind == "step" and not _is_our_label(event):
                         await progress(
@@ -111,8 +109,7 @@ async def build(
             hint="raise timeout_seconds; finished steps are in the engine's cache",
             details={"log": book.tail()},
         ) from error
-    for id in intermediate:
-        engine.intermediate_image(id, finished=True)
+    layers.finished()
     if book.failure is not None:
         await _refuse_blame(engine, request, book)
         raise book.error(request)
@@ -249,6 +246,52 @@ def _resolved(engine: guard.GuardedEngine, secret: BuildSecret) -> BuildSecret:
     if secret.path is None:
         return secret
     return BuildSecret(secret.id, path=engine.resolve_path(secret.path, purpose="a build secret"))
+
+
+class _HalfBuilt:
+    """Has written down what the classic builder would leave behind if this process were killed in the middle."""
+
+    def __init__(self, engine: guard.GuardedEngine, content: dockerfile.Dockerfile, *, is_kept: bool) -> None:
+        self._engine = engine
+        self._names = [one.name for one in content.instructions]
+        self._is_kept = is_kept
+        self._images: list[str] = []
+        self._under = ""
+        self._step = ""
+
+    def begin(self, base_image: str) -> None:
+        """Note the first step, on the image that the first stage is built from: it may be done before a word of it is heard."""
+        steps = self._names[self._names.index("FROM") + 1 :] if "FROM" in self._names else []
+        if self._is_kept and steps and not self._step:
+            self._step = self._engine.build_step(base_image, steps[0])
+
+    def note(self, event: BuildEvent, *, is_new: bool) -> None:
+        if not self._is_kept:
+            return
+        if event.kind == "step":
+            name = event.text.split(" ", 1)[0].upper()
+            if name == "FROM":
+                self._under = ""
+            elif self._under:
+                step = self._engine.build_step(self._under, name)
+                self._settle()
+                self._step = step
+        elif event.kind == "image":
+            self._under = event.text
+            if is_new:
+                self._engine.intermediate_image(event.text)
+                self._images.append(event.text)
+
+    def finished(self) -> None:
+        """Forget it all: the build has ended, and what is left of it is the engine's cache."""
+        self._settle()
+        for id in self._images:
+            self._engine.intermediate_image(id, finished=True)
+
+    def _settle(self) -> None:
+        if self._step:
+            self._engine.build_step_ended(self._step)
+            self._step = ""
 
 
 class _Book:

@@ -17,6 +17,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from codomyrmex_containerization.models.container import ContainerRow, Lifetime
 
 _REMOVE_SECONDS = 30.0
 _SCRATCH = ".scratch"
+_STEP_SECONDS = 60.0
 _Key = tuple[guard.ObjectKind, str, str]
 
 
@@ -183,6 +185,10 @@ async def _reap_engine(
             continue
         what = f"container {row.name} ({row.id[:12]}) of run {run}"
         yield await _taken(what, None if dry_run else partial(_remove_container, engine, row.id))
+    for run, key in _journalled(folder, engine.name, own_run, "step"):
+        async for id in _left_by_step(engine, key):
+            what = f"half-built image {id[:19]} of run {run}"
+            yield await _taken(what, None if dry_run else partial(_remove_untagged, engine, id))
     for run, id in _journalled(folder, engine.name, own_run, "image"):
         what = f"half-built image {id[:19]} of run {run}"
         yield await _taken(what, None if dry_run else partial(_remove_untagged, engine, id))
@@ -201,6 +207,35 @@ async def _taken(what: str, remove: Callable[[], Awaitable[None]] | None) -> tup
 
 async def _remove_container(engine: guard.GuardedEngine, id: str) -> None:
     await engine.remove_container(id, force=True, volumes=True)
+
+
+async def _left_by_step(engine: guard.GuardedEngine, key: str) -> AsyncIterator[str]:
+    """Find what a step left that was under way at the kill, the last image first.
+
+    The engine ends the step, and may do the next, before it sees that nobody listens. Such an image tells nothing of whose
+    it is: it counts when it has no name, lies right on what the step was done to, says the same instruction, and was made
+    within a minute from when the step began.
+    """
+    under, _, rest = key.partition("/")
+    instruction, _, moment = rest.partition("/")
+    began = datetime.fromtimestamp(float(moment), tz=UTC)
+    found: list[str] = []
+    with suppress(errors.NotFound):
+        while rows := await engine.untagged_children(under):
+            made = [row for row in rows if -1 <= (row.created - began).total_seconds() <= _STEP_SECONDS]
+            if not found:
+                made = [row for row in made if await _is_made_by(engine, row.id, instruction)]
+            if not made:
+                break
+            under = made[-1].id
+            found.append(under)
+    for id in reversed(found):
+        yield id
+
+
+async def _is_made_by(engine: guard.GuardedEngine, image: str, instruction: str) -> bool:
+    layers = (await engine.image_details(image)).layers
+    return bool(layers) and layers[0].instruction.upper().startswith(f"{instruction} ")
 
 
 async def _wears_labels_of_its_image(engine: guard.GuardedEngine, id: str) -> bool:

@@ -189,6 +189,10 @@ class Engine(ABC):
         """List images in one request, untagged ones that no other is built on included."""
 
     @abstractmethod
+    async def untagged_children(self, image: str) -> list[ImageRow]:
+        """List the images without a name that are built right on this one: what a classic builder leaves behind."""
+
+    @abstractmethod
     async def image_users(self) -> dict[str, list[str]]:
         """Return the names of the containers made of each image, by image id, in one request."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -38,8 +39,8 @@ from codomyrmex_containerization.models.image import BuilderName, BuildEvent, Bu
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.usage import Usage
 
-# The id of an "exec" is that of its container, a slash and its own.
-ObjectKind = Literal["container", "image", "exec"]
+# The id of an "exec" is that of its container, a slash and its own; that of a "step" its image, instruction and time.
+ObjectKind = Literal["container", "image", "exec", "step"]
 T = TypeVar("T")
 
 LABEL_HOST = policy.LABEL_PREFIX + "host"
@@ -292,6 +293,9 @@ class GuardedEngine(base.Engine):
             self._redactor.learn_named(row.labels)
         return rows
 
+    async def untagged_children(self, image: str) -> list[ImageRow]:
+        return await self._engine.untagged_children(image)
+
     async def image_users(self) -> dict[str, list[str]]:
         return await self._engine.image_users()
 
@@ -339,6 +343,16 @@ class GuardedEngine(base.Engine):
             self._ledger.removed("image", self.name, id)
         else:
             self._ledger.created("image", self.name, id, "call")
+
+    def build_step(self, image: str, instruction: str) -> str:
+        """Remember that a step on this image may leave another one, whose id is not known yet; `build_step_ended` takes the key."""
+        key = f"{image}/{instruction}/{time.time():.6f}"
+        self._ledger.created("step", self.name, key, "call")
+        return key
+
+    def build_step_ended(self, key: str) -> None:
+        """Forget that: what the step left is known."""
+        self._ledger.removed("step", self.name, key)
 
     def resolve_path(self, path: Path, *, purpose: str) -> Path:
         """Resolve and judge a host path that is read or mounted here. Raises InvalidArgument, Refused."""

@@ -40,7 +40,7 @@ def end_tree(pid: int, container_id: str, *, proc: str = "/proc") -> bool:
     except PermissionError:
         return False
     until = time.monotonic() + _GONE_SECONDS
-    while stopped and find_tree(pid, container_id, proc=proc):
+    while stopped & _alive(proc) or find_tree(pid, container_id, proc=proc):
         if time.monotonic() > until:
             return False
         time.sleep(_PAUSE_SECONDS)
@@ -93,6 +93,10 @@ def inner_pids(pids: Sequence[int], *, proc: str = "/proc") -> list[int]:
             if len(numbers) > 2:
                 found.append(int(numbers[-1]))
     return found
+
+
+def _alive(proc: str) -> set[int]:
+    return {process.pid for process in _processes(proc) if not process.is_dead}
 
 
 def _send(pid: int, number: signal.Signals) -> None:

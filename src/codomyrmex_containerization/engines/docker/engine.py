@@ -499,6 +499,19 @@ class DockerEngine(base.Engine):
 
         return await self._call(ask, "listing images")
 
+    async def untagged_children(self, image: str) -> list[ImageRow]:
+        """One GET /images/json?all=1."""
+
+        def ask() -> list[ImageRow]:
+            wanted = image.removeprefix("sha256:")
+            rows = [
+                (shapes.image_row(row, engine=self.name), str(row.get("ParentId") or ""))
+                for row in self._client().images(all=True)
+            ]
+            return [row for row, parent in rows if not row.tags and parent.removeprefix("sha256:").startswith(wanted)]
+
+        return await self._call(ask, "listing images")
+
     async def image_users(self) -> dict[str, list[str]]:
         """One GET /containers/json."""
         rows = await self._call(lambda: self._client().containers(all=True), "listing containers")

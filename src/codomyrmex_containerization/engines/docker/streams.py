@@ -39,6 +39,8 @@ def release(response: Any) -> None:
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
     with suppress(Exception):  # the library may fail in any way on a connection that was just cut
+        # The thread that was set free gives the connection back as well: twice in the pool, two calls would share it.
+        response.raw._pool = None
         response.close()
 
 
