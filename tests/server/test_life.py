@@ -103,7 +103,8 @@ async def test_server_ends_at_once_while_it_follows_a_log(era: Era, ending: Endi
         await _start_detached(server, scene.marker, command)
         await server.start_call("container_logs", container=scene.marker, follow_seconds=60)
         # A call that is answered after it was sent: the server has begun the other one.
-        assert not (await server.call("container_list"))["isError"]
+        answer = await server.call("container_list")
+        assert not answer["isError"], answer
         await _end(server, ending)
     assert scene.is_running(), "a detached container goes on without its server"
 
@@ -378,7 +379,8 @@ async def _kill(server: Wire) -> None:
 async def _next_start_leaves_nothing(era: Era, scene: Scene) -> None:
     async with served(era) as server:
         await eventually(scene.is_gone, "nothing of the former server is left")
-        assert not (await server.call("container_list"))["isError"]
+        answer = await server.call("container_list")
+        assert not answer["isError"], answer
         await _end(server, "EOF")
 
 

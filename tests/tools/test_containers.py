@@ -143,7 +143,7 @@ async def test_inspect_shows_what_reaches_the_host(yard: Yard) -> None:
 
 async def test_inspect_shows_how_a_container_ended(yard: Yard) -> None:
     ended = yard.run(command=("sh", "-c", "exit 7"))
-    starved = yard.run("--memory", "8m", command=("tail", "/dev/zero"))
+    starved = yard.run("--memory", "8m", command=("sh", "-c", "sleep 1; exec tail /dev/zero"))
     failed = yard.run(command=("no-such-program",), check=False)
     yard.docker(["wait", ended, starved])
     async with harness.opened() as house:

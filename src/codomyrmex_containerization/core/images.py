@@ -401,6 +401,8 @@ def _next_step(failure: BuildEvent, reason: str) -> str:
     lowered = reason.lower()
     if failure.exit_code is not None:
         return "mend the command of that instruction (its output is above), then build again; the steps before it are cached"
+    if 'exec: "' in lowered:
+        return "the image has no such program (for a RUN line without brackets: no shell): use one that it has, or another base image"
     if "not found" in lowered or "failed to compute cache key" in lowered or "no such file" in lowered:
         return "check that the path exists in the build context and is not left out by .dockerignore"
     if "pull access denied" in lowered or "dial tcp" in lowered or "manifest" in lowered or "no such host" in lowered:

@@ -459,8 +459,8 @@ class DockerEngine(base.Engine):
                     "reading usage",
                     deadline_seconds=_STATS_SECONDS,
                 )
-            except errors.NotFound:
-                return  # it ended meanwhile
+            except (errors.NotFound, errors.Conflict):
+                return  # it ended meanwhile, or is just being removed
             if usage is not None:
                 found[container] = usage
 
