@@ -2,28 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+from urllib.parse import urlsplit
 
-EngineName = str
+EngineName = str  # `docker`, `podman`, `memory`, or the name of an endpoint from the settings
+EngineKind = Literal["docker", "podman", "memory"]
+Capability = Literal[
+    "build",
+    "build_secrets",
+    "pull",
+    "exec",
+    "exec_kill",
+    "pause",
+    "logs",
+    "copy",
+    "limits",
+    "ports",
+    "usage",
+    "events",
+    "volumes",
+    "networks",
+    "health",
+    "update",
+]
+
+KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a tcp endpoint with TLS is spoken to with: paths of PEM files; no `ca` means the system's authorities."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an engine may be reached: `url` such as unix:///var/run/docker.sock, and who said so."""
+    """Where an engine may be reached: `url` such as unix:///var/run/docker.sock, and who said so.
+
+    `engine` is the name that a call uses; `kind` is what is expected to answer. `host_paths` says whether paths of this
+    host may be given to an engine on another one (a setting of the endpoint); `identity` is a key file for ssh.
+    """
 
     engine: EngineName
     url: str
     source: str
+    kind: EngineKind = "docker"
+    tls: Tls | None = None
+    identity: str | None = None
+    host_paths: bool = False
+    insecure: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """The part of the address before `://`."""
+        return self.url.partition("://")[0]
 
     @property
     def socket_path(self) -> str | None:
         """The path of a Unix socket, None for other schemes."""
         return self.url.removeprefix("unix://") if self.url.startswith("unix://") else None
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether a tcp address is one of this host's own."""
+        host = urlsplit(self.url).hostname or ""
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself."""
+    """What an engine says of itself, and what it cannot do: `lacks` maps a capability to the reason.
+
+    `product` is what really answered, which may be another than the endpoint's kind (Podman behind DOCKER_HOST).
+    """
 
     name: EngineName
     version: str
@@ -39,6 +103,14 @@ class EngineInfo:
     images: int
     builder: str
     kernel_version: str = ""
+    product: EngineKind = "docker"
+    lacks: Mapping[Capability, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the engine can do."""
+        return tuple(one for one in CAPABILITIES if one not in self.lacks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ Keep = Literal["first", "last", "both"]
 class Row(BaseModel):
     """A part of an answer."""
 
-    model_config = ConfigDict(frozen=True)
+    # Most of the answers that are imported are never given by this process: validators are built when they are.
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Answer(Row):

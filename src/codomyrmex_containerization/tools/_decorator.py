@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ Effect = Literal["read", "write", "destroy"]
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
-CATEGORY = "containerization"
-_NAME_PREFIX = "codomyrmex."
+# Of all the tools that are imported most are not called by this process: their validators are built when they are.
+_ARGUMENTS = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +108,6 @@ def mcp_tool(
             effect_of=effect,
         )
         function.__mcp_tool__ = spec  # type: ignore[attr-defined]  # data hung on a function
-        upstream = _upstream_metadata(spec, function.__module__)
-        function._mcp_tool = upstream  # type: ignore[attr-defined]
-        function._mcp_tool_meta = upstream  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -162,18 +158,4 @@ def _arguments_model(function: Callable[..., object], hints: Mapping[str, Any]) 
         field = f"{name}_" if hasattr(BaseModel, name) else name
         fields[field] = (hints[name], Field(default, alias=name) if field != name else default)
     title = "".join(part.title() for part in function.__name__.split("_")) + "Arguments"
-    return create_model(title, __config__=ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True), **fields)
-
-
-def _upstream_metadata(spec: ToolSpec, module: str) -> dict[str, Any]:
-    # The keys that bridges of the codomyrmex project look for.
-    return {
-        "name": _NAME_PREFIX + spec.name,
-        "description": re.split(r"\n\s*\n", spec.description)[0],
-        "schema": spec.input_schema(),
-        "category": CATEGORY,
-        "tags": [CATEGORY, spec.toolset, "mcp"],
-        "module": module,
-        "version": "1.0",
-        "deprecated_in": None,
-    }
+    return create_model(title, __config__=_ARGUMENTS, **fields)

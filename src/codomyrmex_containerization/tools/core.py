@@ -40,7 +40,7 @@ _FIRST_LINES_SECONDS = 5.0
 class HealthcheckArgument(BaseModel):
     """The command that tells whether the container is well."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
     command: Annotated[str | list[str], Field(description="A string runs in the container's shell", max_length=10_000)]
     interval: Annotated[str | None, Field(description="Seconds, or 30s, 5m")] = None
@@ -52,7 +52,7 @@ class HealthcheckArgument(BaseModel):
 class LimitsArgument(BaseModel):
     """Less common limits."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
     memory_reservation: Annotated[str | None, Field(description="As memory")] = None
     cpu_shares: Annotated[int | None, Field(description="Weight, 1024 is normal", ge=2, le=262144)] = None

@@ -15,6 +15,7 @@ import anyio
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, processes
 from codomyrmex_containerization.engines.docker import buildkit, classic, shapes, streams
+from codomyrmex_containerization.engines.docker import client as connecting
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.models.container import ContainerRow, ContainerSpec, ContainerState, OutputFrame
 from codomyrmex_containerization.models.details import (
@@ -37,7 +38,6 @@ T = TypeVar("T")
 _REMOVE_SECONDS = 60.0
 _START_SECONDS = 120.0
 _STATS_SECONDS = 10.0
-_POOL_SIZE = 32
 _COPY_CHUNK_BYTES = 1024 * 1024
 _EXEC_STARTS_SECONDS = 4.0
 _EXEC_ENDS_SECONDS = 4.0
@@ -55,7 +55,7 @@ class DockerEngine(base.Engine):
         self._timeout_seconds = timeout_seconds
         self._buildx = buildx
         self._scratch = scratch
-        self._cached: APIClient | None = None
+        self._cached: connecting.Connection | None = None
         self._reader = cgroups.CgroupReader()
         self._history = cgroups.UsageHistory()
 
@@ -65,14 +65,15 @@ class DockerEngine(base.Engine):
         return self.endpoint.socket_path is not None
 
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
-        """Ask GET /version and GET /info."""
+        """Ask GET /_ping and GET /info."""
 
         def ask() -> EngineInfo:
-            client = self._client(deadline_seconds)
+            connection = self._connection(deadline_seconds)
             return shapes.engine_info(
-                client.info(),
+                connection.client.info(),
                 engine=self.name,
-                api_version=client.api_version,
+                product=connection.product,
+                api_version=connection.client.api_version,
                 endpoint=self.endpoint,
                 builder=self._builder_name(),
             )
@@ -622,25 +623,26 @@ class DockerEngine(base.Engine):
 
     async def aclose(self) -> None:
         """Close the connection pool."""
-        client, self._cached = self._cached, None
-        if client is not None:
-            client.close()
+        held, self._cached = self._cached, None
+        if held is not None:
+            held.client.close()
 
     def _builder_name(self) -> str:
         return "buildkit" if buildkit.find_buildx(self._buildx) is not None else "classic"
 
     def _client(self, timeout_seconds: float | None = None) -> APIClient:
         """Return the client (made at first use, in a thread). Two threads may make one each; the later one is kept."""
+        return self._connection(timeout_seconds).client
+
+    def _connection(self, timeout_seconds: float | None = None) -> connecting.Connection:
         if self._cached is not None and timeout_seconds is None:
             return self._cached
-        import docker
-
-        limit = timeout_seconds or self._timeout_seconds
-        version = self._cached.api_version if self._cached is not None else "auto"
-        client = docker.APIClient(base_url=self.endpoint.url, version=version, timeout=limit, max_pool_size=_POOL_SIZE)
+        made = connecting.connect(
+            self.endpoint, timeout_seconds=timeout_seconds or self._timeout_seconds, known=self._cached
+        )
         if timeout_seconds is None:
-            self._cached = client
-        return client
+            self._cached = made
+        return made
 
     async def _call(
         self, function: Callable[[], T], what: str, *, subject: str = "", deadline_seconds: float | None = -1.0

@@ -41,7 +41,7 @@ from codomyrmex_containerization.models.details import (
     PathStat,
     SecurityOptions,
 )
-from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo, EngineKind
 from codomyrmex_containerization.models.image import ImageState
 from codomyrmex_containerization.models.usage import Usage
 
@@ -147,7 +147,9 @@ def image_state(raw: Json) -> ImageState:
     )
 
 
-def engine_info(raw: Json, *, engine: str, api_version: str, endpoint: Endpoint, builder: str) -> EngineInfo:
+def engine_info(
+    raw: Json, *, engine: str, product: EngineKind, api_version: str, endpoint: Endpoint, builder: str
+) -> EngineInfo:
     """Make the engine's description of GET /info."""
     cgroup = str(raw.get("CgroupVersion") or "")
     return EngineInfo(
@@ -165,6 +167,7 @@ def engine_info(raw: Json, *, engine: str, api_version: str, endpoint: Endpoint,
         images=int(raw.get("Images") or 0),
         builder=builder,
         kernel_version=str(raw.get("KernelVersion") or ""),
+        product=product,
     )
 
 
