@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import daily, engine, measures, report, wire
+from benchmarks import daily, engine, measures, podman, report, wire
 from benchmarks.lab import Lab, prepare
 from tests import backends
 
 _WITH_CONTAINERS = {**measures.WITH_CONTAINERS, **daily.WITH_CONTAINERS}
+_OF_PODMAN = {**podman.WITHOUT_CONTAINERS, **podman.WITH_CONTAINERS}
+_KNOWN = [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS, *_OF_PODMAN]
 _FULL = (12, 100)
 _QUICK = (3, 10)
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; 1 when something that was asked for could not be measured."""
     given = _parser().parse_args(arguments)
     rounds, containers = _QUICK if given.quick else _FULL
-    wanted = given.only or [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS]
+    wanted = given.only or _KNOWN
     today = datetime.now(UTC).date().isoformat()
     sys.dont_write_bytecode = False
     rows: list[report.Row] = []
@@ -52,7 +54,13 @@ def _measure(
         if name in measures.WITHOUT_CONTAINERS:
             with _reported(name, failures):
                 rows.extend(_each(measures.WITHOUT_CONTAINERS[name](lab)))
-    with_containers = [name for name in wanted if name in _WITH_CONTAINERS]
+    _measure_docker(lab, [name for name in wanted if name in _WITH_CONTAINERS], containers, rows, failures)
+    _measure_podman(lab, [name for name in wanted if name in _OF_PODMAN], containers, rows, failures)
+
+
+def _measure_docker(
+    lab: Lab, with_containers: Sequence[str], containers: int, rows: list[report.Row], failures: list[report.Failure]
+) -> None:
     if not with_containers:
         return
     with _reported(", ".join(with_containers), failures), ExitStack() as stack:
@@ -61,6 +69,27 @@ def _measure(
         for name in with_containers:
             with _reported(name, failures):
                 rows.extend(_each(_WITH_CONTAINERS[name](lab, population)))
+        _say("removing them")
+
+
+def _measure_podman(
+    lab: Lab, wanted: Sequence[str], containers: int, rows: list[report.Row], failures: list[report.Failure]
+) -> None:
+    if not wanted:
+        return
+    with _reported(", ".join(wanted), failures), podman.opened(lab) as place:
+        for name in wanted:
+            if name in podman.WITHOUT_CONTAINERS:
+                with _reported(name, failures):
+                    rows.extend(_each(podman.WITHOUT_CONTAINERS[name](place)))
+        with_containers = [name for name in wanted if name in podman.WITH_CONTAINERS]
+        if not with_containers:
+            return
+        _say(f"starting {containers} containers on Podman")
+        population = place.populate(containers)
+        for name in with_containers:
+            with _reported(name, failures):
+                rows.extend(_each(podman.WITH_CONTAINERS[name](place, population)))
         _say("removing them")
 
 
@@ -90,6 +119,7 @@ def _circumstances(today: str, rounds: int, containers: int, lab: Lab) -> dict[s
         "processors": os.cpu_count(),
         "mcp": metadata.version("mcp"),
         "engine": _engine_version(lab),
+        "podman": podman.version(),
         "rounds": rounds,
         "containers": containers,
     }
@@ -105,9 +135,8 @@ def _engine_version(lab: Lab) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 containers and 3 rounds: to see that it works")
-    known = [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS]
     parser.add_argument(
-        "--only", action="append", choices=known, metavar="NAME", help=f"one of {', '.join(known)}; may be repeated"
+        "--only", action="append", choices=_KNOWN, metavar="NAME", help=f"one of {', '.join(_KNOWN)}; may be repeated"
     )
     parser.add_argument("--json", metavar="FILE", help="default: bench-DATE.json")
     return parser

@@ -25,6 +25,7 @@ from benchmarks.wire import BenchmarkError
 LABEL = "codomyrmex.containerization.test"
 LABEL_VALUE = "bench"
 
+LIBPOD = "/v4.0.0/libpod"
 _API = "/v1.40"
 _SIDE_BY_SIDE = 4
 _TIMEOUT_SECONDS = 120.0
@@ -35,9 +36,10 @@ _EMPTY_TAR = bytes(1024)
 class Api(http.client.HTTPConnection):
     """One connection to an engine's socket."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, prefix: str = _API) -> None:
         super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
         self._path = path
+        self._prefix = prefix
 
     def connect(self) -> None:
         """Open the socket."""
@@ -47,7 +49,7 @@ class Api(http.client.HTTPConnection):
 
     def ask(self, method: str, path: str, *, body: bytes | None = None, kind: str = "application/json") -> Any:
         """Send a request and return the answer's JSON. Raises BenchmarkError for an error status."""
-        self.request(method, _API + path, body=body, headers={"Content-Type": kind} if body is not None else {})
+        self.request(method, self._prefix + path, body=body, headers={"Content-Type": kind} if body is not None else {})
         response = self.getresponse()
         data = response.read()
         if response.status >= 400:
@@ -60,9 +62,9 @@ def list_path() -> str:
     return "/containers/json?" + urlencode({"filters": json.dumps({"label": [f"{LABEL}={LABEL_VALUE}"]})})
 
 
-def list_fresh(path: Path) -> list[dict[str, Any]]:
+def list_fresh(path: Path, *, prefix: str = _API) -> list[dict[str, Any]]:
     """List over a connection made for it."""
-    api = Api(path)
+    api = Api(path, prefix=prefix)
     try:
         return list(api.ask("GET", list_path()))
     finally:
@@ -83,15 +85,20 @@ def idle_containers(path: Path, count: int) -> Iterator[Population]:
     """Make an image and start so many containers; whatever happens, they are removed at the end."""
     run = secrets.token_hex(4)
     image = f"localhost/cxc-bench-{run}:1"
-    with _interrupted_by_signals():
+    with interrupted_by_signals():
         try:
             _import_image(path, image)
-            names = [f"cxc-bench-{run}-{number:03}" for number in range(count)]
-            _side_by_side([partial(_start, path, name, image) for name in names])
-            yield Population(image, count, names[0])
+            yield start_idle(path, count, prefix=f"cxc-bench-{run}", image=image)
         finally:
-            with _uninterrupted():
+            with uninterrupted():
                 _remove_all(path, f"cxc-bench-{run}-", image)
+
+
+def start_idle(path: Path, count: int, *, prefix: str, image: str) -> Population:
+    """Start so many containers from an image that is there; the caller removes them."""
+    names = [f"{prefix}-{number:03}" for number in range(count)]
+    _side_by_side([partial(_start, path, name, image) for name in names])
+    return Population(image, count, names[0])
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def images(path: Path, count: int) -> Iterator[str]:
         _side_by_side([partial(_import_empty, path, f"{name}-{number:03}:1") for number in range(count)])
         yield name
     finally:
-        with _uninterrupted():
+        with uninterrupted():
             _remove_images(path, name)
 
 
@@ -199,7 +206,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
     """Make every ending signal an exception, so that what was made is removed."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -214,7 +221,7 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Let the removal finish."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
     try:

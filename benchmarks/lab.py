@@ -54,6 +54,10 @@ class Lab:
         environment = {**self.environment, "DOCKER_HOST": f"unix://{socket_path}"}
         return replace(self, environment=environment, socket_path=socket_path)
 
+    def with_environment(self, **more: str) -> Lab:
+        """Return the same lab with these variables for the server."""
+        return replace(self, environment={**self.environment, **more})
+
     def run_docker(self, *arguments: str) -> str:
         """Run the docker program against the engine that is measured. Raises BenchmarkError when it fails."""
         if self.docker is None:
@@ -92,13 +96,15 @@ def prepare(folder: Path, *, rounds: int, socket_path: Path | None) -> Lab:
 
 
 def _environment(folder: Path, socket_path: Path | None) -> dict[str, str]:
-    own = ("CODOMYRMEX_CONTAINERIZATION_", "DOCKER_", "XDG_", "PYTHON")
+    own = ("CODOMYRMEX_CONTAINERIZATION_", "DOCKER_", "CONTAINER_", "CONTAINERS_", "XDG_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     home = folder / "home"
     paths = [str(folder / "bare"), str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
     return {
         **kept,
         **({"DOCKER_HOST": f"unix://{socket_path}"} if socket_path is not None else {}),
+        # What is compared with the docker program asks no other engine meanwhile.
+        "CODOMYRMEX_CONTAINERIZATION_ENGINES": "docker",
         "HOME": str(home),
         "DOCKER_CONFIG": str(home / ".docker"),
         **{f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "STATE", "DATA", "CACHE")},

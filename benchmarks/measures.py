@@ -18,7 +18,7 @@ from codomyrmex_containerization import config
 from codomyrmex_containerization.core import containers
 from codomyrmex_containerization.dispatch import application
 
-_ERA: wire.Era = "2026-07-28"
+ERA: wire.Era = "2026-07-28"
 _BARE = "bare SDK server"
 _BARE_RICH = "the same, with rich"
 _NOOP_CALLS_A_ROUND = 20
@@ -67,7 +67,7 @@ def memory(lab: Lab) -> Rows:
     # One at a time: servers that run side by side would share pages, and PSS would count a part of them only.
     for _ in range(lab.rounds):
         for side, make in enumerate(makers):
-            with listed(make(_ERA)) as server:
+            with listed(make(ERA)) as server:
                 time.sleep(
                     _IDLE_SECONDS
                 )  # idle is what is measured: work that goes on after the listing has ended by then
@@ -89,15 +89,15 @@ def _megabytes(pid: int) -> dict[str, float]:
 def list_plain(lab: Lab, population: engine.Population) -> Rows:
     """A list without usage: the whole call, and the engine's part of it in this process."""
     kept = engine.Api(lab.engine())
-    with listed(lab.ours(_ERA)) as server, _InProcess(lab) as inside:
+    with listed(lab.ours(ERA)) as server, InProcess(lab, "docker") as inside:
         turns: list[Turn] = [
-            timed(partial(server.call, "container_list", _arguments(population, usage=False))),
+            timed(partial(server.call, "container_list", list_arguments(population, usage=False))),
             inside.list_containers,
             timed(partial(engine.list_fresh, lab.engine())),
             timed(partial(kept.ask, "GET", engine.list_path())),
         ]
         whole, part, fresh, alive = take_turns(lab.rounds * _LIST_CALLS_A_ROUND, *turns, warm_ups=3)
-        note = _rows_note(server.call("container_list", _arguments(population, usage=False)), population)
+        note = rows_note(server.call("container_list", list_arguments(population, usage=False)), population)
     kept.close()
     measure = f"list {population.count}, no usage"
     yield report.judged(measure, "engine call", "raw request, fresh", part, fresh, limit=1.5)
@@ -108,8 +108,8 @@ def list_plain(lab: Lab, population: engine.Population) -> Rows:
 
 def list_usage(lab: Lab, population: engine.Population) -> Rows:
     """A list with usage, from the second call on."""
-    with listed(lab.ours(_ERA)) as server:
-        arguments = _arguments(population, usage=True)
+    with listed(lab.ours(ERA)) as server:
+        arguments = list_arguments(population, usage=True)
         server.call("container_list", arguments)
         ours, theirs = take_turns(
             lab.rounds,
@@ -117,7 +117,7 @@ def list_usage(lab: Lab, population: engine.Population) -> Rows:
             timed(partial(lab.run_docker, "stats", "--no-stream")),
         )
         result = server.call("container_list", arguments)
-    note = _rows_note(result, population)
+    note = rows_note(result, population)
     with_usage = sum("memory_bytes" in row for row in result["structuredContent"]["containers"])
     note += f"; {with_usage} rows with usage"
     row = report.plain(f"list {population.count} with usage", "over MCP", "docker stats", ours, theirs, note=note)
@@ -126,7 +126,7 @@ def list_usage(lab: Lab, population: engine.Population) -> Rows:
 
 def run(lab: Lab, population: engine.Population) -> Rows:
     """Run `true` to its end and remove the container, the image being there."""
-    with listed(lab.ours(_ERA)) as server:
+    with listed(lab.ours(ERA)) as server:
         ours, theirs = take_turns(
             lab.rounds,
             timed(partial(server.call, "container_run", {"image": population.image, "command": ["true"]})),
@@ -137,9 +137,9 @@ def run(lab: Lab, population: engine.Population) -> Rows:
 
 def row(lab: Lab, population: engine.Population) -> Rows:
     """How many bytes a row takes, the header's share included."""
-    with listed(lab.ours(_ERA)) as server:
+    with listed(lab.ours(ERA)) as server:
         answers = {
-            f"text, {name}": server.call("container_list", _arguments(population, usage=usage))
+            f"text, {name}": server.call("container_list", list_arguments(population, usage=usage))
             for name, usage in (("no usage", False), ("with usage", True))
         }
     lines = lab.run_docker("ps", "--format", "{{json .}}", "--filter", f"label={_LABEL}").splitlines()
@@ -154,21 +154,24 @@ def row(lab: Lab, population: engine.Population) -> Rows:
     yield report.plain("one list row", "structured, usage", "docker ps, JSON", [size], theirs, unit="bytes")
 
 
-def _arguments(population: engine.Population, *, usage: bool) -> dict[str, Any]:
+def list_arguments(population: engine.Population, *, usage: bool) -> dict[str, Any]:
+    """Return what lists the population."""
     return {"usage": usage, "limit": population.count, "label": _LABEL}
 
 
-def _rows_note(result: Mapping[str, Any], population: engine.Population) -> str:
+def rows_note(result: Mapping[str, Any], population: engine.Population) -> str:
+    """Say how many rows an answer holds. Raises BenchmarkError when it did not find the population."""
     found = result["structuredContent"]
     if found["total"] != population.count:
         raise wire.BenchmarkError(f"{found['total']} containers were listed instead of {population.count}")
     return f"the answer holds {len(found['containers'])} of {found['total']} rows"
 
 
-class _InProcess:
+class InProcess:
     """Our engine in this process, without MCP and dispatch."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, engine_name: str) -> None:
+        self._engine = engine_name
         loaded = config.load(environ=lab.environment, working_folder=lab.folder)
         self._application = application.open_application(loaded, environ=lab.environment)
         # One event loop for all calls, as in the server: its worker threads live as long as it does.
@@ -180,12 +183,12 @@ class _InProcess:
 
     async def _list(self) -> float:
         began = time.perf_counter()
-        chosen = self._application.engines.get()
+        engines = self._application.engines
         wanted = containers.ContainerFilter(label=_LABEL)
-        await containers.list_containers(chosen, wanted, usage=False, limit=500, after=None)
+        await containers.list_containers(engines, wanted, engine=self._engine, usage=False, limit=500, after=None)
         return (time.perf_counter() - began) * 1000
 
-    def __enter__(self) -> _InProcess:
+    def __enter__(self) -> InProcess:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -94,22 +96,22 @@ def _literal(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Docker:
-    """The docker program, for what an agent did not do: the base image, a stranger's container, the clean-up."""
+class Outside:
+    """The engine's own program, for what an agent did not do: the base image, a stranger's container, the clean-up."""
 
-    program: str
-    host: str
+    name: str
+    program: tuple[str, ...]
 
     def __call__(self, *arguments: str, stdin: bytes = b"", check: bool = True) -> str:
         """Run a command and return its output. Raises NotReadyError with its last words when it fails."""
-        done = subprocess.run([self.program, "--host", self.host, *arguments], input=stdin, capture_output=True)
+        done = subprocess.run([*self.program, *arguments], input=stdin, capture_output=True)
         if check and done.returncode != 0:
-            raise NotReadyError(f"docker {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
+            raise NotReadyError(f"{self.name} {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
     def has_container(self, name: str) -> bool:
         """Say whether there is a container of this name."""
-        return bool(self("ps", "--all", "--quiet", "--filter", f"name=^/{name}$"))
+        return bool(self("ps", "--all", "--quiet", "--filter", f"name=^{name}$"))
 
     def clean(self) -> None:
         """Remove everything that a demo of this user made."""
@@ -119,21 +121,48 @@ class Docker:
         self("image", "prune", "--all", "--force", "--filter", f"label={LABEL}", check=False)
 
 
-def find_docker() -> Docker:
-    """Find the docker program and an engine that answers it on this host."""
+def outside(engine: str, address: str) -> Outside:
+    """Return the program that reaches an engine where the server found it, whatever the user's own settings of it are."""
+    program = shutil.which(engine)
+    if program is None:
+        raise NotReadyError(f"there is no {engine} program. {_INSTALL[engine]}")
+    remote = ("--remote", "--url") if engine == "podman" else ("--host",)
+    return Outside(engine, (program, *remote, address))
+
+
+_INSTALL = {
+    "docker": "Run: sudo scripts/back-ends (or install Docker your system's way)",
+    "podman": "Run: sudo scripts/back-ends (or install Podman your system's way)",
+}
+
+
+def require_engine(engine: str | None) -> None:
+    """See that the engine is there; None: any. Raises NotReadyError with what brings it."""
+    if engine == "docker":
+        _require_docker()
+    elif shutil.which("podman") is None and (engine == "podman" or not _has_docker()):
+        raise NotReadyError(f"there is no {engine or 'docker and no podman'} program. {_INSTALL['podman']}")
+
+
+def _has_docker() -> bool:
+    try:
+        _require_docker()
+    except NotReadyError:
+        return False
+    return True
+
+
+def _require_docker() -> None:
     program = shutil.which("docker")
     if program is None:
-        raise NotReadyError(
-            "there is no docker program. Run: sudo scripts/back-ends (or install Docker your system's way)"
-        )
-    hosts = [f"unix://{path}" for path in _sockets() if os.path.exists(path)]
-    named = os.environ.get("DOCKER_HOST", "")
-    for host in [named] if named else hosts:
-        docker = Docker(program, host)
-        if docker("version", "--format", "{{.Server.Version}}", check=False):
-            return docker
+        raise NotReadyError(f"there is no docker program. {_INSTALL['docker']}")
+    asked = ("version", "--format", "{{.Server.Version}}")
+    if Outside("docker", (program,))(*asked, check=False):
+        return
+    if any(outside("docker", f"unix://{path}")(*asked, check=False) for path in _sockets() if os.path.exists(path)):
+        return
     standard = "/var/run/docker.sock"
-    if not named and os.path.exists(standard) and not os.access(standard, os.W_OK):
+    if "DOCKER_HOST" not in os.environ and os.path.exists(standard) and not os.access(standard, os.W_OK):
         raise NotReadyError(
             "you may not use the Docker engine here. Run: sudo usermod --append --groups docker $USER, and log in again"
         )
@@ -146,13 +175,13 @@ def _sockets() -> Iterator[str]:
     yield str(Path.home() / ".docker/run/docker.sock")
 
 
-def make_base_image(docker: Docker) -> None:
+def make_base_image(engine: Outside) -> None:
     """Import a static busybox as an image, unless it is there: no registry is needed."""
-    if docker("image", "inspect", "--format", "{{.Id}}", BASE, check=False):
+    if engine("image", "inspect", "--format", "{{.Id}}", BASE, check=False):
         return
     busybox = find_busybox()
     changes = ("ENV PATH=/bin", f"LABEL {LABEL}")
-    docker(
+    engine(
         "import", *(part for one in changes for part in ("--change", one)), "-", BASE, stdin=_root_filesystem(busybox)
     )
 
@@ -168,13 +197,14 @@ def find_busybox() -> str:
     return busybox
 
 
-def is_ready() -> bool:
+def is_ready(engine: str | None) -> bool:
     """Say whether everything is there that the demo needs."""
     try:
-        docker = find_docker()
-        return bool(docker("image", "inspect", "--format", "{{.Id}}", BASE, check=False) or find_busybox())
+        require_engine(engine)
+        find_busybox()
     except NotReadyError:
         return False
+    return True
 
 
 def _root_filesystem(busybox: str) -> bytes:
@@ -232,9 +262,13 @@ def _holds(check: Callable[[Answer], bool], answer: Answer) -> bool:
 
 @dataclass(slots=True)
 class Story:
-    """The steps as they are told, and how many of them went otherwise than expected."""
+    """The steps as they are told, and how many of them went otherwise than expected.
+
+    `lacks` is what the engine cannot do here, by its own word.
+    """
 
     client: Client
+    lacks: Mapping[str, str] = field(default_factory=dict)
     number: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -268,22 +302,49 @@ class Story:
 # ------------------------------------------------------------------------------------------------------------ the story
 
 
-async def tell(story: Story, docker: Docker, project: Path) -> None:
-    """Go through BUILD and EXECUTE."""
-    say(paint("\nBUILD", "1;35"))
-    await story.step(
-        "What is there?",
-        "container_runtime_status",
-        {},
-        ("a Docker engine answers", lambda answer: succeeds(answer) and answer.data["runtimes"]["docker"] is True),
-    )
+async def tell(story: Story, engine: Outside, project: Path) -> None:
+    """Go through the rest of BUILD, and EXECUTE."""
     await _build(story, project)
     say(paint("\nEXECUTE", "1;35"))
     await _run(story)
-    await _serve(story, docker)
-    await _stay_within_bounds(story, docker)
+    await _serve(story, engine)
+    await _stay_within_bounds(story, engine)
     say(paint("\nVERIFY", "1;35"))
     say("     Scanning images is not there yet.")
+
+
+async def look(story: Story, wanted: str | None) -> Outside:
+    """Ask what is there, and return the program that reaches the default engine from outside."""
+    say(paint("\nBUILD", "1;35"))
+    answer = await story.step(
+        "What is there?",
+        "container_runtime_status",
+        {},
+        (
+            f"{_PROPER.get(wanted or '', 'an engine')} answers, and is the default",
+            lambda answer: succeeds(answer) and _is_default(answer, wanted),
+        ),
+    )
+    default = _default(answer)
+    if not default.get("available"):
+        raise NotReadyError(
+            f"{default.get('name', 'no engine')} does not answer: {default.get('reason')} {default.get('remedy')}"
+        )
+    story.lacks = default.get("lacks") or {}
+    kind = str(default.get("product") or default["name"])
+    return outside(kind, str(default["endpoint"]))
+
+
+_PROPER = {"docker": "Docker", "podman": "Podman"}
+
+
+def _default(answer: Answer) -> Mapping[str, Any]:
+    return next((row for row in answer.data.get("engines", ()) if row.get("default")), {})
+
+
+def _is_default(answer: Answer, wanted: str | None) -> bool:
+    default = _default(answer)
+    return default["available"] is True and default["name"] == (wanted or default["name"])
 
 
 async def _build(story: Story, project: Path) -> None:
@@ -351,11 +412,12 @@ async def _run(story: Story) -> None:
     )
 
 
-async def _serve(story: Story, docker: Docker) -> None:
+async def _serve(story: Story, engine: Outside) -> None:
+    limit = {} if "limits" in story.lacks else {"memory": "64m"}
     started = await story.step(
         "Start a web server, leave it running",
         "container_run",
-        {"image": HELLO, "name": WEB, "detach": True, "ports": ["8080"], "memory": "64m"},
+        {"image": HELLO, "name": WEB, "detach": True, "ports": ["8080"], **limit},
         ("it runs", lambda answer: succeeds(answer) and answer.data["state"] == "running"),
         ("its port is published on 127.0.0.1", lambda answer: "127.0.0.1:" in "".join(answer.data.get("ports") or ())),
     )
@@ -367,14 +429,10 @@ async def _serve(story: Story, docker: Docker) -> None:
         "container_list",
         {"name": WEB},
         (
-            "it is there, with its memory and its limit",
-            lambda answer: (
-                succeeds(answer)
-                and [(row["name"], row["memory_limit_bytes"]) for row in answer.data["containers"]]
-                == [(WEB, 64 * 2**20)]
-                and answer.data["containers"][0]["memory_bytes"] > 0
-            ),
+            "it is there",
+            lambda answer: succeeds(answer) and [row["name"] for row in answer.data["containers"]] == [WEB],
         ),
+        _told_usage(story),
     )
     await story.step(
         "Read its log",
@@ -392,12 +450,29 @@ async def _serve(story: Story, docker: Docker) -> None:
         {"container": WEB, "force": True},
         ("it is removed", succeeds),
     )
-    story.judge("The web server", [("the engine has it no more", not docker.has_container(WEB))])
+    story.judge("The web server", [("the engine has it no more", not engine.has_container(WEB))])
 
 
-async def _stay_within_bounds(story: Story, docker: Docker) -> None:
-    docker("run", "--detach", "--name", STRANGER, BASE, "sleep", "600")
-    say(f"\n     Meanwhile somebody else starts a container: docker run --name {STRANGER} ...")
+def _told_usage(story: Story) -> Expectation:
+    """What a list says of usage: the numbers, or that there are none here and why."""
+    if "usage" in story.lacks:
+        return (
+            "usage cannot be had here, and it says why",
+            lambda answer: story.lacks["usage"] in answer.text and "memory_bytes" not in answer.data["containers"][0],
+        )
+    limit = None if "limits" in story.lacks else 64 * 2**20
+    return (
+        "it says how much memory it uses" + (", and its limit" if limit else ""),
+        lambda answer: (
+            answer.data["containers"][0]["memory_bytes"] > 0
+            and limit in (None, answer.data["containers"][0]["memory_limit_bytes"])
+        ),
+    )
+
+
+async def _stay_within_bounds(story: Story, engine: Outside) -> None:
+    engine("run", "--detach", "--name", STRANGER, BASE, "sleep", "600")
+    say(f"\n     Meanwhile somebody else starts a container: {engine.name} run --name {STRANGER} ...")
     refused = await story.step(
         "Removing a stranger's container needs a person's word",
         "container_remove",
@@ -405,7 +480,7 @@ async def _stay_within_bounds(story: Story, docker: Docker) -> None:
         ("the answer is confirmation_required", lambda answer: answer.code == "confirmation_required"),
         ("it says what would be lost", lambda answer: STRANGER in answer.text and "running processes" in answer.text),
     )
-    story.judge("The stranger's container", [("it is still there", docker.has_container(STRANGER))])
+    story.judge("The stranger's container", [("it is still there", engine.has_container(STRANGER))])
     token = str(refused.error.get("confirm_token", ""))
     await story.step(
         "The user agrees: the same call with the token",
@@ -413,7 +488,7 @@ async def _stay_within_bounds(story: Story, docker: Docker) -> None:
         {"container": STRANGER, "force": True, "confirm_token": token},
         ("it is removed", succeeds),
     )
-    story.judge("The stranger's container", [("the engine has it no more", not docker.has_container(STRANGER))])
+    story.judge("The stranger's container", [("the engine has it no more", not engine.has_container(STRANGER))])
     await story.step(
         "What the policy does not allow is refused, with the setting that would",
         "container_run",
@@ -446,23 +521,27 @@ def fetch(address: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- the frame
 
 
-def server(folder: Path, docker: Docker) -> StdioServerParameters:
+# By these the server finds the engines that the user's own programs find.
+_PASSED_ON = ("DOCKER_", "CONTAINER_", "CONTAINERS_", "XDG_RUNTIME_DIR", "TMPDIR")
+
+
+def server(folder: Path, wanted: str | None) -> StdioServerParameters:
     """The server as a client would start it, with the settings that hold by default and folders of the demo's own."""
     (folder / "config.toml").touch(mode=0o600)
     own = {f"{kind}_DIR": str(folder / kind.lower()) for kind in ("STATE", "DATA", "CACHE")} | {
         "CONFIG": str(folder / "config.toml")
     }
-    passed = {name: os.environ[name] for name in ("DOCKER_CONFIG", "XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ}
+    if wanted is not None:
+        own["ENGINE"] = wanted
+    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     return StdioServerParameters(
         command=str(Path(sys.executable).with_name("codomyrmex-containerization")),
-        env=passed
-        | {"DOCKER_HOST": docker.host}
-        | {f"CODOMYRMEX_CONTAINERIZATION_{name}": value for name, value in own.items()},
+        env=passed | {f"CODOMYRMEX_CONTAINERIZATION_{name}": value for name, value in own.items()},
         cwd=folder / "project",
     )
 
 
-async def demonstrate(docker: Docker, folder: Path) -> list[str]:
+async def demonstrate(wanted: str | None, folder: Path) -> list[str]:
     """Tell the story and return what went otherwise than expected."""
     project = folder / "project"
     project.mkdir()
@@ -470,18 +549,42 @@ async def demonstrate(docker: Docker, folder: Path) -> list[str]:
     with (folder / "server.log").open("w+") as log:
         try:
             async with Client(
-                stdio_client(server(folder, docker), errlog=log), read_timeout_seconds=REQUEST_SECONDS
+                stdio_client(server(folder, wanted), errlog=log), read_timeout_seconds=REQUEST_SECONDS
             ) as client:
                 names = [tool.name for tool in (await client.list_tools()).tools]
                 say(f"A client started the server over stdio; it offers {', '.join(names)}.")
                 story = Story(client)
-                await tell(story, docker, project)
+                engine = await look(story, wanted)
+                engine.clean()
+                try:
+                    make_base_image(engine)
+                    await tell(story, engine, project)
+                finally:
+                    engine.clean()
                 return story.failed
         finally:
             log.seek(0)
             words = log.read().splitlines()[-40:]
             if words:
                 say("\nThe last lines of the server's log:\n" + indent("\n".join(words), "|"))
+
+
+def end_service(folder: Path) -> None:
+    """End the Podman service that the server started in its folder: else it would wait for its idle time-out."""
+    end = time.monotonic() + 10
+    while (running := list(_services(folder))) and time.monotonic() < end:
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        time.sleep(0.05)
+
+
+def _services(folder: Path) -> Iterator[int]:
+    socket = f"unix://{folder}/".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(one.startswith(socket) for one in (entry / "cmdline").read_bytes().split(b"\0")):
+                yield int(entry.name)
 
 
 @contextlib.contextmanager
@@ -492,6 +595,25 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cxc-demo-") as name:
+        folder = Path(os.path.realpath(name))
+        try:
+            yield folder
+        finally:
+            end_service(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument(
+        "--engine", choices=("docker", "podman"), help="the engine to work on; default: the one that the server takes"
+    )
+    parser.add_argument("--is-ready", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
 def _innermost(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
@@ -500,23 +622,20 @@ def _innermost(error: Exception) -> Exception:
 
 def main() -> int:
     """Return the exit status: 0 when everything was as expected, 1 when something was not, 2 when something is missing."""
-    if sys.argv[1:] == ["--is-ready"]:
-        return 0 if is_ready() else 2
+    given = _parser().parse_args()
+    if given.is_ready:
+        return 0 if is_ready(given.engine) else 1
     began = time.monotonic()
     try:
-        docker = find_docker()
-        with one_at_a_time(), tempfile.TemporaryDirectory(prefix="cxc-demo-") as folder:
-            docker.clean()
-            try:
-                make_base_image(docker)
-                failed = anyio.run(demonstrate, docker, Path(os.path.realpath(folder)))
-            finally:
-                docker.clean()
-    except NotReadyError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2
-    except (ExceptionGroup, MCPError, OSError) as error:
-        print(f"demo: the server could not be talked to: {_innermost(error)}", file=sys.stderr)
+        require_engine(given.engine)
+        with one_at_a_time(), _own_folder() as folder:
+            failed = anyio.run(demonstrate, given.engine, folder)
+    except (NotReadyError, ExceptionGroup, MCPError, OSError) as error:
+        cause = _innermost(error)
+        if isinstance(cause, NotReadyError):
+            print(f"demo: {cause}", file=sys.stderr)
+            return 2
+        print(f"demo: the server could not be talked to: {cause}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

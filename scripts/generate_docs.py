@@ -19,7 +19,7 @@ from typing import Any
 import generate_mcp_tools
 
 from codomyrmex_containerization import config, errors, pipeline, redact
-from codomyrmex_containerization.dispatch import application, call, portal
+from codomyrmex_containerization.dispatch import application, call, plain, portal
 from codomyrmex_containerization.models.settings import Settings
 from codomyrmex_containerization.server import adapter
 from codomyrmex_containerization.tools import _decorator, _discovery
@@ -104,7 +104,7 @@ def phases_table(tools: Mapping[str, ToolSpec]) -> str:
     """Return PAI's table."""
     order = ("BUILD", "EXECUTE", "VERIFY")
     rows = [
-        (f"**{name}**", code(spec.name), summary(spec.description), trust(spec), _decorator.CATEGORY)
+        (f"**{name}**", code(spec.name), summary(spec.description), trust(spec), plain.CATEGORY)
         for name in order
         for spec in tools.values()
         if phase(spec) == name

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import pytest
 
 BUILDX_VERSION = "v0.37.2"  # scripts/back-ends builds it
+MODERN_DOCKER_VERSION = "v2.0.0-beta.24"  # likewise
 BUSYBOX_IMAGE = "localhost/cxc-test-busybox:1"
 TEST_LABEL = "localhost.cxc-test"  # on everything that tests make themselves; its value is the session's
 OWNERSHIP_PREFIX = "codomyrmex.containerization."  # on everything that the package makes
@@ -52,10 +53,11 @@ def find_docker_socket() -> Path | None:
     """The socket of a Docker engine that answers a ping: never one on another machine."""
     named = [Path(_DOCKER_HOST.removeprefix("unix://"))] if _DOCKER_HOST.startswith("unix://") else []
     candidates = [*named, STANDARD_SOCKET, _RUNTIME / "docker.sock", _HOME / ".docker/run/docker.sock"]
-    return next((path for path in candidates if _answers(path)), None)
+    return next((path for path in candidates if answers(path)), None)
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether something on this socket answers a ping as an engine does."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
@@ -75,6 +77,29 @@ def find_buildx() -> Path | None:
     installed = [Path(base) / part / "docker" for base in ("/usr/local", "/usr") for part in ("lib", "libexec")]
     plugins = [folder / "cli-plugins/docker-buildx" for folder in (own, _DOCKER_CONFIG, *installed)]
     return next((path for path in plugins if os.access(path, os.X_OK)), None)
+
+
+def find_modern_docker() -> Path | None:
+    """The folder with the programs of the newest Docker engine, which scripts/back-ends built."""
+    named = os.environ.get("CODOMYRMEX_TEST_MODERN_DOCKER")
+    own = _CACHE / "codomyrmex-containerization/tools" / f"modern-docker-{MODERN_DOCKER_VERSION}" / "bin"
+    folder = Path(named) if named else own
+    return folder if os.access(folder / "dockerd", os.X_OK) and os.access(folder / "runc", os.X_OK) else None
+
+
+class CommandLine(Protocol):
+    """A program with Docker's commands: docker itself, or podman."""
+
+    def __call__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        check: bool = True,
+        stdin: bytes | None = None,
+        timeout_seconds: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one command and return its output as text; with `check`, fail the test when it fails."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +216,7 @@ def _is_ours(labels: str, *, alone: bool) -> bool:
 # --------------------------------------------------------------------------------------------------- the one image
 
 
-def ensure_busybox_image(docker: DockerCommandLine) -> str:
+def ensure_busybox_image(docker: CommandLine) -> str:
     """Make the image that the tests run, unless it is there: a static busybox with a link for each of its applets."""
     busybox = _static_busybox()
     with one_at_a_time("making-image"):

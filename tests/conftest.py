@@ -17,7 +17,10 @@ from tests.backends import DockerCommandLine
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("steady")
 
+pytest_plugins = ["tests.podman", "tests.modern_docker", "tests.endpoints"]
+
 OWN_VARIABLES = "CODOMYRMEX_CONTAINERIZATION_"
+ENGINE_VARIABLES = ("DOCKER_", "BUILDX_", "BUILDKIT_", "CONTAINER_", "CONTAINERS_")
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +35,11 @@ def private_folders(
 ) -> Path:
     """A home of the test's own: nothing of the user's is read or written, be it settings, state or Docker's files."""
     home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith((OWN_VARIABLES, "DOCKER_", "BUILDX_", "BUILDKIT_"))]:
+    for name in [name for name in os.environ if name.startswith((OWN_VARIABLES, *ENGINE_VARIABLES))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
+    # A test that is about another engine names it: no other one looks at this machine's Podman, let alone starts it.
+    monkeypatch.setenv(f"{OWN_VARIABLES}ENGINES", "docker")
     monkeypatch.setenv("DOCKER_CONFIG", str(home / ".docker"))
     for kind in ("config", "state", "data", "cache"):
         monkeypatch.setenv(f"XDG_{kind.upper()}_HOME", str(home / kind))

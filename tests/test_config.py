@@ -79,7 +79,7 @@ def test_every_leaf_of_the_model_has_a_source(place: Place) -> None:
     def leaves(table: Mapping[str, object], prefix: str = "") -> set[str]:
         found = set[str]()
         for name, inner in table.items():
-            found |= leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}"}
+            found |= leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) and inner else {f"{prefix}{name}"}
         return found
 
     assert set(place.load().sources) == leaves(Settings().model_dump())
@@ -191,6 +191,79 @@ def test_the_names_of_folders_and_of_the_file_are_no_settings(place: Place, tmp_
 def test_variables_of_others_are_not_looked_at(place: Place) -> None:
     environ = {"HOME": str(place.home), "DOCKER_HOST": "x", "CODOMYRMEX_OTHER": "y"}
     assert config.load(environ=environ, working_folder=place.work).settings == Settings()
+
+
+# --------------------------------------------------------------------------------------------------- named endpoints
+
+
+LAB = """
+[endpoints.lab]
+url = "tcp://lab.example:2376"
+ca = "/lab/ca.pem"
+[endpoints."my.other-1"]
+url = "ssh://me@lab.example/run/podman/podman.sock"
+kind = "podman"
+host_paths = true
+"""
+
+
+def test_named_endpoints_are_tables_of_the_user_file(place: Place) -> None:
+    place.write_user_file(LAB)
+    loaded = place.load()
+    lab, other = loaded.settings.endpoints["lab"], loaded.settings.endpoints["my.other-1"]
+    assert (lab.url, lab.kind, lab.ca, lab.insecure) == ("tcp://lab.example:2376", "docker", "/lab/ca.pem", False)
+    assert (other.kind, other.host_paths) == ("podman", True)
+    assert loaded.sources["endpoints"] == config.Source("user file", str(place.user_file))
+    assert value(loaded, "endpoints") == {
+        "lab": {"url": "tcp://lab.example:2376", "ca": "/lab/ca.pem"},
+        "my.other-1": {
+            "url": "ssh://me@lab.example/run/podman/podman.sock",
+            "kind": "podman",
+            "host_paths": True,
+        },
+    }
+
+
+def test_named_endpoints_survive_a_file_in_the_working_folder(place: Place) -> None:
+    place.write_user_file(LAB)
+    before = place.load()
+    loaded = place.tightened("read_only = true\n")
+    assert loaded.settings.endpoints == before.settings.endpoints
+    loaded = place.tightened("[endpoints.lab]\nurl = 'tcp://u:s3cret@evil:1'\n")
+    assert loaded.settings.endpoints == before.settings.endpoints
+    assert "s3cret" not in loaded.warnings[0]
+
+
+def test_named_endpoints_can_be_a_json_object_in_the_environment(place: Place) -> None:
+    loaded = place.load({"ENDPOINTS": '{"lab": {"url": "unix:///x.sock"}}'})
+    assert loaded.settings.endpoints["lab"].url == "unix:///x.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("endpoints = 3", "endpoints expects tables"),
+        ("[endpoints]\nlab = 'tcp://u:s3cret@lab:1'", "endpoints expects tables"),
+        ("[endpoints.docker]\nurl = 'unix:///x'", "'docker' cannot be the name of an endpoint"),
+        ("[endpoints.embedded]\nurl = 'unix:///x'", "'embedded' cannot be the name"),
+        ("[endpoints.Lab]\nurl = 'unix:///x'", "'Lab' cannot be the name"),
+        (f"[endpoints.{'x' * 64}]\nurl = 'unix:///x'", "cannot be the name"),
+        ("[endpoints.lab]\nkind = 'podman'", "endpoints.lab expects a key url"),
+        ("[endpoints.lab]\nurl = 3", "endpoints.lab.url expects a text"),
+        ("[endpoints.lab]\nurl = ['tcp://u:s3cret@lab:1']", "endpoints.lab.url expects a text"),
+        ("[endpoints.lab]\nurl = 'x'\nkind = 'memory'", "endpoints.lab.kind expects one of docker, podman"),
+        ("[endpoints.lab]\nurl = 'x'\ninsecure = 'yes'", "endpoints.lab.insecure expects true or false"),
+        ("[endpoints.lab]\nurl = 'x'\nidentiy = 'x'", "the nearest one is endpoints.lab.identity."),
+    ],
+)
+def test_a_wrong_endpoint_is_an_error_that_names_the_key_and_no_password(place: Place, text: str, message: str) -> None:
+    place.write_user_file(text)
+    with pytest.raises(errors.InvalidArgument) as caught:
+        place.load()
+    assert message in caught.value.message
+    assert str(place.user_file) in caught.value.message
+    assert caught.value.hint
+    assert "s3cret" not in caught.value.text()
 
 
 # ------------------------------------------------------------------------------------------------------------ errors
@@ -406,6 +479,13 @@ TIGHTENED: list[tuple[dict[str, object], str, str, object]] = [
     ({"policy.secret_env": ("A", "B")}, "policy.secret_env = ['B']", "policy.secret_env", ["B"]),
     ({}, "policy.allowed_frontends = []", "policy.allowed_frontends", []),
     (
+        {"policy.volume_drivers": ("local", "local:nfs")},
+        "policy.volume_drivers = ['local']",
+        "policy.volume_drivers",
+        ["local"],
+    ),
+    ({"policy.volume_drivers": ("local", "x")}, "policy.volume_drivers = ['x']", "policy.volume_drivers", ["x"]),
+    (
         {"policy.allowed_capabilities": ("A", "B")},
         "[policy]\nallowed_capabilities = ['A']",
         "policy.allowed_capabilities",
@@ -440,9 +520,14 @@ IGNORED: list[tuple[dict[str, object], str, str]] = [
     ({}, "policy.allowed_capabilities = ['SYS_ADMIN']", "policy.allowed_capabilities"),
     ({}, "policy.publish_addresses = ['127.0.0.1', '::1', '0.0.0.0']", "policy.publish_addresses"),
     ({}, "policy.allowed_frontends = ['docker/dockerfile', 'evil/x']", "policy.allowed_frontends"),
+    ({}, "policy.volume_drivers = ['local', 'local:nfs']", "policy.volume_drivers"),
+    ({}, "policy.volume_drivers = ['local', 'local:nfs']", "policy.volume_drivers"),
     ({}, "policy.allowed_paths = ['/']", "policy.allowed_paths"),
     ({"policy.allowed_paths": ("/a", "/b")}, "policy.allowed_paths = ['/a']", "policy.allowed_paths"),
     ({}, "engine = 'podman'", "engine"),
+    ({}, "engines = ['docker']", "engines"),
+    ({}, "podman_service = 'never'", "podman_service"),
+    ({}, "[endpoints.evil]\nurl = 'tcp://192.0.2.1:2376'", "endpoints"),
     ({}, "confirmation = 'never'", "confirmation"),
     ({}, "confirmation = 'token'", "confirmation"),
     ({}, "log_level = 'debug'", "log_level"),
@@ -629,6 +714,12 @@ def test_the_example_holds_every_key_with_its_default(place: Place) -> None:
     defaults = {row.key: row.value for row in config.rows(Place(place.home / "other").load())}
     for row in config.rows(loaded):
         assert row.value == defaults[row.key] or (defaults[row.key] is None and row.value)
+
+
+def test_the_endpoint_of_the_example_is_one(place: Place) -> None:
+    table = config.example().partition("# [endpoints.lab]\n")[2]
+    place.write_user_file("[endpoints.lab]\n" + re.sub("^# ", "", table, flags=re.MULTILINE))
+    assert place.load().settings.endpoints["lab"].url == "tcp://lab.example:2376"
 
 
 def test_the_example_describes_every_key(place: Place) -> None:

@@ -31,10 +31,15 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.models.settings import Settings
+from codomyrmex_containerization.models.settings import (
+    ENDPOINT_NAME,
+    RESERVED_ENGINES,
+    EndpointSettings,
+    Settings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -54,7 +59,7 @@ MOST_WARNINGS = 20
 _EXCERPT_CHARACTERS = 60
 
 SourceKind = Literal["default", "user file", "environment", "flag", "working folder"]
-Value = bool | int | float | str | list[str] | None
+Value = bool | int | float | str | list[str] | dict[str, dict[str, object]] | None
 
 
 # ----------------------------------------------------------------------------------------------------- what callers see
@@ -156,7 +161,16 @@ def example() -> str:
             lines += ["# Not set by default; for example:", f"#{name} = {_toml(_illustration(leaf))}"]
         else:
             lines.append(f"#{name} = {_toml(leaf.default)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_example_endpoint()]) + "\n"
+
+
+def _example_endpoint() -> list[str]:
+    """Write an endpoint as it would stand in the file; all of it is commented out, for there is none by default."""
+    table = ["[endpoints.lab]"]
+    for name, inner in _endpoint_leaves().items():
+        shown = _ENDPOINT_ILLUSTRATIONS.get(name, inner.default)
+        table += [*_comment(f"{inner.description} ({inner.expected})."), f"{name} = {_toml(shown)}"]
+    return ["", *_comment("An engine elsewhere: calls with engine='lab' go there."), *(f"# {line}" for line in table)]
 
 
 # -------------------------------------------------------------------------------------------------------------- folders
@@ -289,7 +303,7 @@ def _folder_problem(found: os.stat_result) -> str:
 # ---------------------------------------------------------------------------------------------- what there is to be set
 
 
-_Kind = Literal["boolean", "integer", "number", "list", "text", "json"]
+_Kind = Literal["boolean", "integer", "number", "list", "text", "tables", "json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +322,12 @@ def _leaves() -> Mapping[str, _Leaf]:
     """Return every dotted key; keys of the top level come before the sections, as TOML needs them."""
     found = dict(_walk(Settings, ""))
     return dict(sorted(found.items(), key=lambda item: item[0].count(".")))
+
+
+@cache
+def _endpoint_leaves() -> Mapping[str, _Leaf]:
+    """Return the keys that each table of `endpoints` may hold."""
+    return dict(_walk(EndpointSettings, ""))
 
 
 @cache
@@ -345,6 +365,8 @@ def _leaf(key: str, field: FieldInfo) -> _Leaf:
         annotation = alternatives[0] if len(alternatives) == 1 else annotation
     default: object = field.get_default(call_default_factory=True)
     description = field.description or ""
+    if get_origin(annotation) is dict:
+        return _Leaf(key, "tables", f"tables such as [{key}.NAME]", description, default)
     if get_origin(annotation) is tuple:
         return _Leaf(key, "list", "a list of texts", description, default)
     if get_origin(annotation) is Literal:
@@ -376,6 +398,8 @@ def _value(settings: Settings, key: str) -> Any:
 
 
 def _plain(value: Any) -> Value:
+    if isinstance(value, dict):
+        return {name: one.model_dump(exclude_defaults=True) for name, one in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -395,6 +419,8 @@ def _checked(key: str, value: object, source: Source) -> _Given:
     leaf = _leaves().get(key)
     if leaf is None:
         raise _unknown(key, source)
+    if leaf.kind == "tables":
+        _check_endpoints(leaf, value, source)
     try:
         settings = _build({key: value})
     except errors.InvalidArgument as error:
@@ -404,6 +430,44 @@ def _checked(key: str, value: object, source: Source) -> _Given:
             details={"key": key, "source": source.text(), "expected": leaf.expected},
         ) from error.__cause__
     return _Given(key, _value(settings, key), source)
+
+
+def _check_endpoints(leaf: _Leaf, value: object, source: Source) -> None:
+    """Check the tables of `endpoints` one key at a time, so that an error names the very key. Raises InvalidArgument."""
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise _misfit(leaf.key, leaf.expected, source, f"write [{leaf.key}.NAME] above its keys")
+    for name, table in value.items():
+        if not ENDPOINT_NAME.fullmatch(name) or name in RESERVED_ENGINES:
+            raise errors.InvalidArgument(
+                f"{source.name}: {_excerpt(name)} cannot be the name of an endpoint.",
+                hint="use up to 63 of a-z, 0-9, '_', '.', '-', beginning with a letter or digit, "
+                f"and none of {', '.join(RESERVED_ENGINES)}",
+                details={"key": leaf.key, "source": source.text()},
+            )
+        if "url" not in table:
+            raise _misfit(f"{leaf.key}.{name}", "a key url", source, 'write url = "tcp://host:2376", unix:// or ssh://')
+        for inner, given in table.items():
+            _check_endpoint_key(f"{leaf.key}.{name}", inner, given, source)
+
+
+def _check_endpoint_key(table: str, inner: str, given: object, source: Source) -> None:
+    known = _endpoint_leaves().get(inner)
+    if known is None:
+        nearest = f"{table}.{_most_like(inner, _endpoint_leaves())}"
+        raise _no_setting(f"{table}.{inner}", nearest, source)
+    try:
+        EndpointSettings.model_validate_json(json.dumps({"url": "", inner: given}), strict=True)
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
+        # The value is not shown: an address may hold a password.
+        raise _misfit(f"{table}.{inner}", known.expected, source, f"correct it ({known.description})") from error
+
+
+def _misfit(key: str, expected: str, source: Source, hint: str) -> errors.InvalidArgument:
+    return errors.InvalidArgument(
+        f"{source.name}: {key} expects {expected}.",
+        hint=hint,
+        details={"key": key, "source": source.text(), "expected": expected},
+    )
 
 
 def _build(values: Mapping[str, object]) -> Settings:
@@ -416,16 +480,18 @@ def _build(values: Mapping[str, object]) -> Settings:
             table = table.setdefault(section, {})
         table[name] = value
     try:
-        return Settings.model_validate_json(json.dumps(nested, default=_path_as_text), strict=True)
+        return Settings.model_validate_json(json.dumps(nested, default=_as_json), strict=True)
     except (ValidationError, TypeError, ValueError, RecursionError) as error:
         raise errors.InvalidArgument(
             "The settings do not fit together.", hint="look at 'cxc config show' and correct them"
         ) from error
 
 
-def _path_as_text(value: object) -> str:
+def _as_json(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
     raise TypeError
 
 
@@ -436,7 +502,10 @@ def _unknown(key: str, source: Source) -> errors.InvalidArgument:
             hint=f"write [{key}] above its keys in TOML; in the environment a JSON object, or {_variable(key)}__...",
             details={"key": key, "source": source.text()},
         )
-    nearest = _nearest(key, source)
+    return _no_setting(key, _nearest(key, source), source)
+
+
+def _no_setting(key: str, nearest: str, source: Source) -> errors.InvalidArgument:
     return errors.InvalidArgument(
         f"{source.name}: {_excerpt(key)} is no setting; the nearest one is {nearest}.",
         hint="correct the name or remove it; 'cxc config example' lists every key",
@@ -445,7 +514,16 @@ def _unknown(key: str, source: Source) -> errors.InvalidArgument:
 
 
 def _nearest(key: str, source: Source) -> str:
-    """Return the known name most like this one, whole or without its section, in the form its source writes it."""
+    """Return the known name most like this one, in the form its source writes it."""
+    if source.kind != "environment":
+        return _most_like(key, (*_leaves(), *_sections()))
+    reserved = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): name for name in _RESERVED}
+    found = _most_like(key, (*_leaves(), *_sections(), *reserved))
+    return reserved.get(found) or _variable(found)
+
+
+def _most_like(key: str, names: Iterable[str]) -> str:
+    """Return the name most like this one, whole or without its section."""
     from difflib import SequenceMatcher
 
     written = key[:_EXCERPT_CHARACTERS].lower().replace("-", "_")
@@ -454,11 +532,7 @@ def _nearest(key: str, source: Source) -> str:
         whole = SequenceMatcher(None, written, known).ratio()
         return max(whole, SequenceMatcher(None, written.rpartition(".")[2], known.rpartition(".")[2]).ratio() - 0.01)
 
-    if source.kind != "environment":
-        return max((*_leaves(), *_sections()), key=likeness)
-    reserved = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): name for name in _RESERVED}
-    found = max((*_leaves(), *_sections(), *reserved), key=likeness)
-    return reserved.get(found) or _variable(found)
+    return max(names, key=likeness)
 
 
 # ---------------------------------------------------------------------------------------------------------- the sources
@@ -549,7 +623,7 @@ def _decoded(text: str, leaf: _Leaf) -> object:
             return text if isinstance(value, bool) or not isinstance(value, int | float) else value
         case "list" if not text.startswith("["):
             return [entry.strip() for entry in text.split(",") if entry.strip()]
-        case "list" | "json":
+        case "list" | "tables" | "json":
             return _json(text)
         case _:
             return text
@@ -719,13 +793,16 @@ def _tightened(key: str, wanted: Any, before: Settings) -> _Tightened:
             "policy.allowed_capabilities"
             | "policy.publish_addresses"
             | "policy.allowed_frontends"
+            | "policy.volume_drivers"
             | "policy.secret_env"
         ):
             return _narrowed(now, wanted, lambda entry: entry in now)
         case _ if key.startswith("policy.allow_") and _leaves()[key].kind == "boolean":
             after = now and wanted
         case _:
-            return now, f"{_excerpt(_plain(wanted))} is ignored: {_USERS_ALONE}"
+            # Of endpoints only the names are shown: an address may hold a password.
+            shown = sorted(wanted) if isinstance(wanted, dict) else _plain(wanted)
+            return now, f"{_excerpt(shown)} is ignored: {_USERS_ALONE}"
     return after, "" if after == wanted else f"{_excerpt(wanted)} is ignored: {_LOOSER}"
 
 
@@ -770,6 +847,15 @@ _ILLUSTRATIONS = {
     "engine": "docker",
     "buildx": "/usr/libexec/docker/cli-plugins/docker-buildx",
     "policy.allowed_paths": ("/srv/projects",),
+}
+
+
+_ENDPOINT_ILLUSTRATIONS = {
+    "url": "tcp://lab.example:2376",
+    "ca": "~/lab/ca.pem",
+    "cert": "~/lab/cert.pem",
+    "key": "~/lab/key.pem",
+    "identity": "~/.ssh/lab",
 }
 
 

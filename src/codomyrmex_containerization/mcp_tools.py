@@ -16,6 +16,7 @@ __all__ = [
     "container_build",
     "container_control",
     "container_copy",
+    "container_events",
     "container_exec",
     "container_inspect",
     "container_list",
@@ -23,10 +24,19 @@ __all__ = [
     "container_remove",
     "container_run",
     "container_runtime_status",
+    "engine_prune",
     "image_inspect",
     "image_list",
     "image_remove",
     "image_tag",
+    "network_connect",
+    "network_create",
+    "network_disconnect",
+    "network_list",
+    "network_remove",
+    "volume_create",
+    "volume_list",
+    "volume_remove",
 ]
 
 
@@ -214,6 +224,52 @@ def container_copy(
 
 
 @mcp_tool(
+    toolset="monitoring",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "since": {"default": "10m", "description": "10m, 2h (ago) or a time", "maxLength": 64, "type": "string"},
+            "until": {"description": "As since", "maxLength": 64, "type": "string"},
+            "follow_seconds": {
+                "description": "Wait this long for more events",
+                "maximum": 300,
+                "minimum": 0,
+                "type": "number",
+            },
+            "filters": {
+                "description": "{container: 'web', event: ['die', 'oom']}: all of them, any of a list",
+                "additionalProperties": {"anyOf": [{"type": "string"}, {"items": {"type": "string"}, "type": "array"}]},
+                "propertyNames": {"enum": ["container", "image", "volume", "network", "type", "event", "label"]},
+                "type": "object",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def container_events(
+    *,
+    since: str = "10m",
+    until: str | None = None,
+    follow_seconds: float = 0,
+    filters: dict[Literal["container", "image", "volume", "network", "type", "event", "label"], str | list[str]]
+    | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Show what happened to containers, images, volumes and networks: starts, ends with exit codes, out of memory, pulls, removals."""
+    return plain.answer(
+        "container_events",
+        {
+            "since": since,
+            "until": until,
+            "follow_seconds": follow_seconds,
+            "filters": filters,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -336,7 +392,7 @@ def container_list(
     cursor: str | None = None,
     engine: str | None = None,
 ) -> dict[str, Any]:
-    """List containers, newest first, with what they use."""
+    """List containers of all engines, newest first, with what they use."""
     return plain.answer(
         "container_list",
         {
@@ -681,6 +737,50 @@ def container_runtime_status(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "kind": {
+                "description": "Stopped containers, untagged images, volumes and so on without users",
+                "enum": ["containers", "images", "volumes", "networks", "build_cache"],
+                "type": "string",
+            },
+            "older_than": {
+                "description": "Only what was created before: 30m, 24h, 7d",
+                "maxLength": 32,
+                "type": "string",
+            },
+            "dry_run": {"default": True, "description": "Only show it", "type": "boolean"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["kind"],
+        "type": "object",
+    },
+)
+def engine_prune(
+    kind: Literal["containers", "images", "volumes", "networks", "build_cache"],
+    *,
+    older_than: str | None = None,
+    dry_run: bool = True,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Show what nobody uses, or with dry_run=false remove just that. What others made needs a confirmation."""
+    return plain.answer(
+        "engine_prune",
+        {
+            "kind": kind,
+            "older_than": older_than,
+            "dry_run": dry_run,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -729,7 +829,7 @@ def image_list(
     cursor: str | None = None,
     engine: str | None = None,
 ) -> dict[str, Any]:
-    """List images, newest first, with their size and the containers made of them."""
+    """List images of all engines, newest first, with their size and the containers made of them."""
     return plain.answer(
         "image_list",
         {
@@ -802,6 +902,338 @@ def image_tag(
         {
             "source": source,
             "target": target,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "network": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "aliases": {
+                "description": "Further names of it there",
+                "items": {"type": "string"},
+                "maxItems": 20,
+                "type": "array",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["network", "container"],
+        "type": "object",
+    },
+)
+def network_connect(
+    network: str,
+    container: str,
+    *,
+    aliases: list[str] | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Connect a container to a network, running or not."""
+    return plain.answer(
+        "network_connect",
+        {
+            "network": network,
+            "container": container,
+            "aliases": aliases,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "name": {"description": "Name", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$", "type": "string"},
+            "driver": {
+                "default": "bridge",
+                "description": "Driver",
+                "maxLength": 128,
+                "minLength": 1,
+                "type": "string",
+            },
+            "internal": {"description": "Without a way out", "type": "boolean"},
+            "subnet": {"description": "e.g. 10.77.1.0/24; else a free one", "maxLength": 64, "type": "string"},
+            "gateway": {"description": "Address in subnet", "maxLength": 64, "type": "string"},
+            "ipv6": {"description": "IPv6 too", "type": "boolean"},
+            "options": {
+                "description": "The driver's options",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 50,
+                "type": "object",
+            },
+            "labels": {
+                "description": "Labels",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 200,
+                "type": "object",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["name"],
+        "type": "object",
+    },
+)
+def network_create(
+    name: str,
+    *,
+    driver: str = "bridge",
+    internal: bool = False,
+    subnet: str | None = None,
+    gateway: str | None = None,
+    ipv6: bool = False,
+    options: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Create a network; containers on it reach one another by name."""
+    return plain.answer(
+        "network_create",
+        {
+            "name": name,
+            "driver": driver,
+            "internal": internal,
+            "subnet": subnet,
+            "gateway": gateway,
+            "ipv6": ipv6,
+            "options": options,
+            "labels": labels,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "network": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "force": {"description": "Even if the container does not answer", "type": "boolean"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["network", "container"],
+        "type": "object",
+    },
+)
+def network_disconnect(
+    network: str,
+    container: str,
+    *,
+    force: bool = False,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Take a container off a network; its open connections there break."""
+    return plain.answer(
+        "network_disconnect",
+        {
+            "network": network,
+            "container": container,
+            "force": force,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "name": {"description": "Part of the name", "maxLength": 256, "type": "string"},
+            "label": {"description": "NAME or NAME=VALUE", "maxLength": 512, "type": "string"},
+            "unused": {
+                "description": "Only those that no container uses (true) or some does (false)",
+                "type": "boolean",
+            },
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def network_list(
+    *,
+    name: str | None = None,
+    label: str | None = None,
+    unused: bool | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List networks, newest first, with their subnets and the containers on them."""
+    return plain.answer(
+        "network_list",
+        {
+            "name": name,
+            "label": label,
+            "unused": unused,
+            "limit": limit,
+            "cursor": cursor,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "network": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["network"],
+        "type": "object",
+    },
+)
+def network_remove(
+    network: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Remove a network that no container uses. One that this server run did not create needs a confirmation."""
+    return plain.answer(
+        "network_remove",
+        {
+            "network": network,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "name": {"description": "Name", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$", "type": "string"},
+            "driver": {"default": "local", "description": "Driver", "maxLength": 128, "minLength": 1, "type": "string"},
+            "options": {
+                "description": "The driver's options",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 50,
+                "type": "object",
+            },
+            "labels": {
+                "description": "Labels",
+                "additionalProperties": {"type": "string"},
+                "maxProperties": 200,
+                "type": "object",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["name"],
+        "type": "object",
+    },
+)
+def volume_create(
+    name: str,
+    *,
+    driver: str = "local",
+    options: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Create a volume. Options that mount a host path are held to the paths that mounts may use."""
+    return plain.answer(
+        "volume_create",
+        {
+            "name": name,
+            "driver": driver,
+            "options": options,
+            "labels": labels,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "name": {"description": "Part of the name", "maxLength": 256, "type": "string"},
+            "label": {"description": "NAME or NAME=VALUE", "maxLength": 512, "type": "string"},
+            "unused": {
+                "description": "Only those that no container uses (true) or some does (false)",
+                "type": "boolean",
+            },
+            "measure": {"description": "Also their sizes, which takes an engine a while", "type": "boolean"},
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def volume_list(
+    *,
+    name: str | None = None,
+    label: str | None = None,
+    unused: bool | None = None,
+    measure: bool = False,
+    limit: int = 50,
+    cursor: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List volumes, newest first, with the containers that mount them."""
+    return plain.answer(
+        "volume_list",
+        {
+            "name": name,
+            "label": label,
+            "unused": unused,
+            "measure": measure,
+            "limit": limit,
+            "cursor": cursor,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "volume": {"description": "Name", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["volume"],
+        "type": "object",
+    },
+)
+def volume_remove(
+    volume: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Remove a volume that no container mounts, with all its data. One that this server run did not create needs a confirmation."""
+    return plain.answer(
+        "volume_remove",
+        {
+            "volume": volume,
             "engine": engine,
             "confirm_token": confirm_token,
         },

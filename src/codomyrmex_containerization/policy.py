@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.models.container import ContainerSpec, ContainerState
 from codomyrmex_containerization.models.image import BuildSpec
 from codomyrmex_containerization.models.settings import PolicySettings
+from codomyrmex_containerization.models.storage import NetworkSpec, VolumeSpec
 
 LABEL_PREFIX = "codomyrmex.containerization."
 
@@ -18,6 +20,28 @@ DEFAULT_CAPABILITIES = frozenset(
 )
 
 _SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/etc", "/boot", "/run", "/var/run")
+# What a local volume may be mounted with; the kernel takes many more, and some of them reach past the mount.
+_MOUNT_WORDS = frozenset(
+    "bind rbind ro rw nosuid suid nodev noexec exec noatime nodiratime relatime private rprivate slave rslave".split()
+)
+_TMPFS_WORDS = frozenset("size mode uid gid nr_inodes nr_blocks".split())
+# Options of a bridge network that stay on the bridge.
+_BRIDGE_OPTIONS = frozenset(
+    {
+        "com.docker.network.bridge.enable_icc",
+        "com.docker.network.bridge.enable_ip_masquerade",
+        "com.docker.network.container_iface_prefix",
+        "com.docker.network.driver.mtu",
+        "isolate",
+        "mtu",
+    }
+)
+_HOST_BINDING = ("com.docker.network.bridge.host_binding_ipv4", "com.docker.network.bridge.host_binding_ipv6")
+# Addresses that nobody else has: a network of others would take the host's way to them.
+_PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(one)
+    for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "fc00::/7")
+)
 _HOME_FOLDERS = ".ssh .gnupg .config .aws .azure .kube .docker .netrc .git-credentials .npmrc .pypirc".split()
 
 
@@ -107,6 +131,106 @@ def judge_build(spec: BuildSpec, rules: PolicySettings) -> None:
                 "it may hold a credential of this server",
             )
     judge_labels(spec.labels)
+
+
+def bound_path(driver: str, options: Mapping[str, str]) -> PurePath | None:
+    """Return the host path that a volume's options mount, None when they mount none."""
+    given = {name.lower(): value for name, value in options.items()}
+    words = _mount_words(given.get("o", ""))
+    if driver not in ("", "local") or not ({"bind", "rbind"} & set(words) or given.get("type", "") in ("none", "bind")):
+        return None
+    return PurePath(given.get("device", ""))
+
+
+def judge_volume(spec: VolumeSpec, rules: PolicySettings) -> None:
+    """Raise Refused when a volume asks for what the rules do not allow. The path that it binds is judged by `judge_path`."""
+    judge_volume_options(spec.driver, spec.options, rules)
+    judge_labels(spec.labels)
+
+
+def judge_volume_options(driver: str, options: Mapping[str, str], rules: PolicySettings) -> None:
+    """Raise Refused for a driver or options that mount what the rules do not allow."""
+    driver = driver or "local"
+    if driver not in rules.volume_drivers and not any(one.startswith(f"{driver}:") for one in rules.volume_drivers):
+        raise _refused(
+            f"volume driver {driver}",
+            f"policy.volume_drivers = [..., {driver!r}]",
+            "what it mounts, and from where, is not known here",
+        )
+    if driver != "local":
+        return
+    given = {name.lower(): value for name, value in options.items()}
+    if len(given) != len(options):
+        raise errors.InvalidArgument("Two options have the same name.", hint="give each option once")
+    kind, words = given.get("type", ""), _mount_words(given.get("o", ""))
+    path = bound_path(driver, options)
+    if path is not None:
+        if kind not in ("", "none", "bind") or not path.is_absolute():
+            raise errors.InvalidArgument(
+                "A volume that binds a host path has type=none, o=bind and device=/the/path.", hint="mend the options"
+            )
+        known = _MOUNT_WORDS
+    elif kind == "tmpfs" or not (kind or given.get("device") or words):
+        known = _MOUNT_WORDS | _TMPFS_WORDS
+    else:
+        shown = kind or "auto"
+        if f"local:{shown}" in rules.volume_drivers:
+            return
+        raise _refused(
+            f"a volume that mounts a file system of type {shown}",
+            f"policy.volume_drivers = [..., 'local:{shown}']",
+            "the host's kernel would mount it",
+        )
+    setting = f"local:{kind or 'none'}"
+    for word in words:
+        if word not in known and setting not in rules.volume_drivers:
+            raise _refused(
+                f"the mount option {word}",
+                f"policy.volume_drivers = [..., {setting!r}]",
+                "it is none of those known to be harmless",
+            )
+
+
+def _mount_words(text: str) -> list[str]:
+    return [word.strip().partition("=")[0].lower() for word in text.split(",") if word.strip()]
+
+
+def judge_network(spec: NetworkSpec, rules: PolicySettings) -> None:
+    """Raise Refused when a network asks for more than a bridge of private addresses, unless the rules allow the host's."""
+    judge_labels(spec.labels)
+    for name in _HOST_BINDING:
+        address = spec.options.get(name)
+        if address is not None and address not in rules.publish_addresses:
+            raise _refused(
+                f"publishing on {address}",
+                f"policy.publish_addresses = [..., {address!r}]",
+                "others on the network could reach it",
+            )
+    if rules.allow_host_namespaces:
+        return
+    setting = "policy.allow_host_namespaces = true"
+    if spec.driver not in ("", "bridge"):
+        raise _refused(f"network driver {spec.driver}", setting, "it joins networks of this host")
+    for name in spec.options:
+        if name not in _BRIDGE_OPTIONS and name not in _HOST_BINDING:
+            raise _refused(f"the network option {name}", setting, "it may reach past the bridge")
+    if spec.subnet is not None and not _is_private(spec.subnet):
+        raise _refused(f"the subnet {spec.subnet}", setting, "this host would look there for addresses of others")
+
+
+def _is_private(subnet: str) -> bool:
+    try:
+        wanted = ipaddress.ip_network(subnet)
+    except ValueError as error:
+        raise errors.InvalidArgument(
+            f"subnet = {subnet[:60]!r} is no network.", hint="write it as 10.77.1.0/24, without bits behind the prefix"
+        ) from error
+    return any(
+        wanted.version == one.version
+        and int(one.network_address) <= int(wanted.network_address)
+        and int(wanted.broadcast_address) <= int(one.broadcast_address)
+        for one in _PRIVATE_NETWORKS
+    )
 
 
 def judge_labels(labels: Iterable[str]) -> None:

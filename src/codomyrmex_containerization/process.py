@@ -11,10 +11,12 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
@@ -87,6 +89,68 @@ async def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None =
         with anyio.CancelScope(shield=True):
             await process.wait()
             await process.aclose()
+
+
+def start_detached(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Callable[[], int | None]:
+    """Start a program that outlives this process; its output goes to `log`. Blocks for no longer than the start takes.
+
+    Only for a program that ends by itself when nobody needs it any more. What is returned says how it ended, None while it runs.
+    Raises CommandFailed when it cannot be started.
+    """
+    try:
+        with _private_log(log) as said:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+    except (OSError, ValueError) as error:
+        raise errors.CommandFailed(
+            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
+        ) from error
+    # Whoever starts a program also takes its end: otherwise a dead one stays in the table of processes.
+    threading.Thread(target=child.wait, daemon=True, name="reaper").start()
+    return lambda: child.returncode
+
+
+async def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Running:
+    """Start a program that runs until `end`, or until this process is gone; its output goes to `log`.
+
+    Raises CommandFailed when it cannot be started.
+    """
+    try:
+        with _private_log(log) as said:
+            # Not in a worker thread: the signal that ends it with us is bound to the thread that started it.
+            process = await anyio.open_process(
+                [*_death_wish(), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+    except (OSError, ValueError) as error:
+        raise errors.CommandFailed(
+            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
+        ) from error
+    return Running(process, argv[0])
+
+
+def _private_log(path: Path) -> BinaryIO:
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
+
+
+async def end(running: Running) -> None:
+    """End what `start` started, with its whole process group; may be called twice."""
+    _end_group(running.process)
+    with anyio.CancelScope(shield=True):
+        await running.process.wait()
+        await running.process.aclose()
 
 
 def _end_group(process: Process) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from codomyrmex_containerization import config
+from codomyrmex_containerization import config, errors
 from codomyrmex_containerization.dispatch import application
 from codomyrmex_containerization.dispatch.call import Caller, Outcome
 from codomyrmex_containerization.engines import guard
@@ -61,7 +61,7 @@ class House:
     @property
     def engine(self) -> guard.GuardedEngine:
         """The guarded engine that tools get."""
-        return self.application.engines.get()
+        return self.application.engines.opened[0]
 
     @property
     def audit_file(self) -> Path:
@@ -99,6 +99,8 @@ async def opened(**flags: Any) -> AsyncIterator[House]:
     loaded = config.load(flags={name.replace("__", "."): value for name, value in flags.items()})
     made = application.open_application(loaded)
     state = config.folders(os.environ).state
+    with suppress(errors.ContainerizationError):
+        await made.engines.pick()
     try:
         yield House(made, state)
     finally:
@@ -107,11 +109,11 @@ async def opened(**flags: Any) -> AsyncIterator[House]:
 
 
 async def _remove_all(made: application.Application) -> None:
-    if not any(probe.info for probe in await made.engines.probe()):
-        return
-    engine = made.engines.get()
-    for row in await engine.list_containers(all=True, labels=[f"{guard.LABEL_RUN}={made.run.run}"]):
-        await engine.remove_container(row.id, force=True, volumes=True)
+    for probe in await made.engines.probe(start=False):
+        if probe.info is not None:
+            engine = await made.engines.pick(probe.name)
+            for row in await engine.list_containers(all=True, labels=[f"{guard.LABEL_RUN}={made.run.run}"]):
+                await engine.remove_container(row.id, force=True, volumes=True)
 
 
 def spec(image: str, *command: str) -> ContainerSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from codomyrmex_containerization.dispatch import application, gate
 from codomyrmex_containerization.models.settings import Settings
 from codomyrmex_containerization.tools._decorator import ToolSpec
 from tests.dispatch import harness
+from tests.dispatch.harness import House
 
 TOOLS = application.tools()
 
@@ -35,9 +37,24 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "container_copy": ({"source": "x:/a", "target": "./b"}, "destroy"),
     "image_tag": ({"source": "x", "target": "y"}, "destroy"),
     "image_remove": ({"image": "x"}, "destroy"),
+    "volume_list": ({}, "read"),
+    "volume_create": ({"name": "xx"}, "write"),
+    "volume_remove": ({"volume": "x"}, "destroy"),
+    "network_list": ({}, "read"),
+    "network_create": ({"name": "x"}, "write"),
+    "network_remove": ({"network": "x"}, "destroy"),
+    "network_connect": ({"network": "x", "container": "y"}, "destroy"),
+    "network_disconnect": ({"network": "x", "container": "y"}, "destroy"),
+    "engine_prune": ({"kind": "images", "dry_run": False}, "destroy"),
+    "container_events": ({}, "read"),
 }
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")
 WRITING = sorted(name for name, (_, effect) in VALID.items() if effect != "read")
+
+
+def opened(**flags: Any) -> AbstractAsyncContextManager[House]:
+    """Open an application that offers every tool, unless the flags say which."""
+    return harness.opened(**{"toolsets": ["all"], **flags})
 
 
 @pytest.fixture
@@ -63,7 +80,7 @@ def test_annotations_state_the_worst_that_a_call_may_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITING)
 async def test_read_only_server_refuses_every_tool_that_writes(name: str, no_engine: None) -> None:
-    async with harness.opened(read_only=True, confirmation="never") as house:
+    async with opened(read_only=True, confirmation="never") as house:
         outcome = await house.fails("refused", name, VALID[name][0])
         assert "read-only" in outcome.text
         assert "--read-only" in outcome.error_data["hint"]
@@ -72,14 +89,14 @@ async def test_read_only_server_refuses_every_tool_that_writes(name: str, no_eng
 
 @pytest.mark.parametrize("name", READING)
 async def test_read_only_server_lets_every_tool_read(name: str, no_engine: None) -> None:
-    async with harness.opened(read_only=True) as house:
+    async with opened(read_only=True) as house:
         outcome = await house.call(name, VALID[name][0])
         assert outcome.error_data.get("code") in (None, "engine_unavailable")
 
 
 @pytest.mark.parametrize(("source", "target"), [("x:/a", "./b"), ("./b", "x:/a")])
 async def test_read_only_server_refuses_a_copy_in_either_direction(source: str, target: str, no_engine: None) -> None:
-    async with harness.opened(read_only=True) as house:
+    async with opened(read_only=True) as house:
         await house.fails("refused", "container_copy", source=source, target=target)
 
 
@@ -88,7 +105,7 @@ async def test_read_only_server_refuses_a_copy_in_either_direction(source: str, 
 
 @pytest.mark.parametrize("name", TOOLS)
 async def test_excluded_tool_is_refused_when_it_is_called_by_name(name: str, no_engine: None) -> None:
-    async with harness.opened(exclude_tools=[name]) as house:
+    async with opened(exclude_tools=[name]) as house:
         outcome = await house.fails("refused", name, VALID[name][0])
         assert "exclude_tools" in outcome.text
 
@@ -96,7 +113,7 @@ async def test_excluded_tool_is_refused_when_it_is_called_by_name(name: str, no_
 @pytest.mark.parametrize("name", TOOLS)
 async def test_tool_beside_the_enabled_ones_is_refused_when_it_is_called_by_name(name: str, no_engine: None) -> None:
     other = next(one for one in TOOLS if one != name)
-    async with harness.opened(toolsets=[], tools=[other]) as house:
+    async with opened(toolsets=[], tools=[other]) as house:
         outcome = await house.fails("refused", name, VALID[name][0])
         assert TOOLS[name].toolset in outcome.text
         assert list(house.application.dispatcher.offered) == [other]
@@ -115,14 +132,14 @@ def test_unknown_toolset_or_tool_in_the_settings_ends_the_start() -> None:
     ("name", "near"), [("container_lst", "container_list"), ("containerrun", "container_run"), ("docker_logs", "logs")]
 )
 async def test_unknown_tool_names_the_nearest(name: str, near: str, no_engine: None) -> None:
-    async with harness.opened() as house:
+    async with opened() as house:
         outcome = await house.fails("not_found", name)
         assert near in outcome.error_data["hint"]
 
 
 @pytest.mark.parametrize("name", ["", "\x00", "\ud800", "x" * 100_000, "../../etc/passwd", "-", "é", "container_run\n"])
 async def test_unknown_tool_of_any_name_is_not_found(name: str, no_engine: None) -> None:
-    async with harness.opened() as house:
+    async with opened() as house:
         outcome = await house.fails("not_found", name)
         assert len(outcome.text) < 2_000
 
@@ -130,7 +147,7 @@ async def test_unknown_tool_of_any_name_is_not_found(name: str, no_engine: None)
 @pytest.mark.parametrize("name", TOOLS)
 async def test_unknown_argument_names_the_nearest(name: str, no_engine: None) -> None:
     fields = [field.alias or key for key, field in TOOLS[name].arguments.model_fields.items()]
-    async with harness.opened() as house:
+    async with opened() as house:
         for field in fields:
             outcome = await house.fails("invalid_argument", name, {**VALID[name][0], f"{field}x": 1})
             assert field in outcome.error_data["hint"]
@@ -139,7 +156,7 @@ async def test_unknown_argument_names_the_nearest(name: str, no_engine: None) ->
 
 @pytest.mark.parametrize("name", [name for name, spec in TOOLS.items() if not spec.destructive])
 async def test_confirmation_token_is_no_argument_of_a_tool_that_destroys_nothing(name: str, no_engine: None) -> None:
-    async with harness.opened() as house:
+    async with opened() as house:
         await house.fails("invalid_argument", name, {**VALID[name][0], "confirm_token": "x"})
 
 
@@ -149,7 +166,7 @@ def required(spec: ToolSpec) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name, spec in TOOLS.items() if required(spec)])
 async def test_missing_argument_is_named(name: str, no_engine: None) -> None:
-    async with harness.opened() as house:
+    async with opened() as house:
         for field in required(TOOLS[name]):
             given = {key: value for key, value in VALID[name][0].items() if key != field}
             outcome = await house.fails("invalid_argument", name, given)
@@ -179,7 +196,7 @@ def test_list_or_object_sent_as_a_json_text_is_read(given: dict[str, Any], expec
 
 @pytest.mark.parametrize("text", ["[", '["80"', "{", "[1,,]", "[" * 100_000])
 async def test_json_text_that_is_broken_is_an_invalid_argument(text: str, no_engine: None) -> None:
-    async with harness.opened() as house:
+    async with opened() as house:
         await house.fails("invalid_argument", "container_run", image="x", ports=text)
 
 
@@ -215,7 +232,7 @@ def fields_of(name: str) -> list[str]:
 @pytest.mark.parametrize("name", TOOLS)
 async def test_wrong_value_of_any_argument_is_never_an_internal_error(name: str, wrong: str, no_engine: None) -> None:
     value = WRONG[wrong]
-    async with harness.opened(confirmation="never") as house:
+    async with opened(confirmation="never") as house:
         for field in fields_of(name):
             outcome = await house.call(name, {**VALID[name][0], field: value})
             code = outcome.error_data.get("code")
@@ -261,7 +278,7 @@ def test_no_arguments_whatever_are_an_internal_error(called: tuple[str, dict[str
     name, arguments = called
 
     async def call() -> None:
-        async with harness.opened(confirmation="never") as house:
+        async with opened(confirmation="never") as house:
             outcome = await house.call(name, arguments)
             assert outcome.error_data.get("code") in (None, *EXPECTED), outcome.text
             json.dumps(outcome.error_data).encode()

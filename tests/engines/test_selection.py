@@ -1,9 +1,7 @@
-"""Where is Docker looked for, and what is said of one that is not there, not ours to open, or silent?"""
+"""Which engine serves a call, and what is said of one that is not there, silent, or not to be used?"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import socket
 import threading
@@ -13,72 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import selection
 from tests.dispatch import harness
 
 
 @pytest.fixture
 def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "exists", lambda path: False)
-
-
-def context(home: Path, name: str, meta: object) -> None:
-    folder = home / ".docker" / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
-    folder.mkdir(parents=True)
-    (folder / "meta.json").write_text(json.dumps(meta))
-
-
-def test_docker_host_comes_first(tmp_path: Path) -> None:
-    found = selection.find_docker({"DOCKER_HOST": "unix:///x.sock", "DOCKER_CONTEXT": "y", "HOME": str(tmp_path)})
-    assert found is not None
-    assert (found.url, found.source, found.socket_path) == ("unix:///x.sock", "DOCKER_HOST", "/x.sock")
-
-
-@pytest.mark.parametrize("how", ["variable", "file"])
-def test_dockers_context_comes_next(tmp_path: Path, how: str) -> None:
-    context(tmp_path, "mine", {"Endpoints": {"docker": {"Host": "unix:///mine.sock"}}})
-    (tmp_path / ".docker" / "config.json").write_text(json.dumps({"currentContext": "mine" if how == "file" else ""}))
-    environ = {"HOME": str(tmp_path)} | ({"DOCKER_CONTEXT": "mine"} if how == "variable" else {})
-    found = selection.find_docker(environ)
-    assert found is not None
-    assert found.url == "unix:///mine.sock"
-    assert "mine" in found.source
-
-
-@pytest.mark.parametrize("meta", [{}, {"Endpoints": {}}, {"Endpoints": {"docker": {"Host": 3}}}, []])
-def test_context_without_an_endpoint_is_named(tmp_path: Path, meta: object) -> None:
-    context(tmp_path, "mine", meta)
-    with pytest.raises(errors.EngineUnavailable, match="mine"):
-        selection.find_docker({"HOME": str(tmp_path), "DOCKER_CONTEXT": "mine"})
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"currentContext": 3}', '{"currentContext": "default"}'])
-def test_broken_or_plain_file_of_docker_is_no_context(tmp_path: Path, text: str, no_socket: None) -> None:
-    (tmp_path / ".docker").mkdir()
-    (tmp_path / ".docker" / "config.json").write_text(text)
-    assert selection.find_docker({"HOME": str(tmp_path)}) is None
-
-
-@pytest.mark.parametrize(
-    "url", ["tcp://192.0.2.1:2375", "http://example.invalid:2375", "tcp://127.0.0.1.example.invalid:1"]
-)
-def test_address_beyond_this_host_without_tls_is_refused(url: str) -> None:
-    with pytest.raises(errors.Refused, match="not this host"):
-        selection.find_docker({"DOCKER_HOST": url})
-
-
-@pytest.mark.parametrize("url", ["tcp://127.0.0.1:2375", "tcp://localhost:1", "tcp://[::1]:2375", "http://127.0.0.2:1"])
-def test_loopback_is_allowed(url: str) -> None:
-    found = selection.find_docker({"DOCKER_HOST": url})
-    assert found is not None
-    assert found.socket_path is None
-
-
-@pytest.mark.parametrize("url", ["ssh://someone@host", "npipe:////./pipe/x", "x", "fd://"])
-def test_other_schemes_are_unsupported(url: str) -> None:
-    with pytest.raises(errors.Unsupported, match="DOCKER_HOST"):
-        selection.find_docker({"DOCKER_HOST": url})
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
 
 
 async def test_no_engine_at_all_says_how_to_get_one(no_socket: None) -> None:
@@ -128,3 +67,64 @@ async def test_engine_that_nobody_named_so_is_unknown() -> None:
         for name in ("container_list", "container_runtime_status"):
             outcome = await house.fails("invalid_argument", name, engine="dokcer")
             assert "docker" in outcome.error_data["hint"]
+
+
+async def test_engine_that_the_settings_leave_out_is_refused() -> None:
+    async with harness.opened(engines=("docker",)) as house:
+        outcome = await house.fails("refused", "container_list", engine="podman")
+        assert "engines" in outcome.text
+
+
+async def test_hanging_engine_keeps_the_status_of_the_others_waiting_for_two_seconds_at_most(
+    docker_socket: Path, monkeypatch: pytest.MonkeyPatch, silent: Path
+) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{silent}")
+    async with harness.opened(engines=("docker", "podman")) as house:
+        docker, podman = (await house.ok("container_runtime_status"))["engines"]
+        assert (docker["available"], podman["available"]) == (True, False)
+        assert f"{selection.PROBE_SECONDS:g} seconds" in podman["reason"]
+        assert podman["remedy"]
+
+
+async def test_engine_that_fails_is_a_line_in_the_list_of_the_others(
+    docker_socket: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").write_text("")
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{tmp_path}/plain")
+    async with harness.opened(engines=("docker", "podman")) as house:
+        for tool in ("container_list", "image_list"):
+            outcome = await house.call(tool)
+            assert outcome.structured is not None, outcome.text
+            (line,) = outcome.structured["failed"]
+            assert line.startswith("podman NOT asked: engine_unavailable")
+            assert "Next:" in line
+            assert line in outcome.text
+
+
+async def test_all_engines_failing_is_an_error_and_no_empty_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").write_text("")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/plain")
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{tmp_path}/plain")
+    async with harness.opened(engines=("docker", "podman")) as house:
+        await house.fails("engine_unavailable", "container_list")
+        await house.fails("engine_unavailable", "image_list")
+        await house.fails("engine_unavailable", "container_inspect", container="x")
+
+
+async def test_first_engine_that_listens_is_the_default_one(
+    docker_socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with harness.opened(engines=("podman", "docker"), podman_service="never") as house:
+        assert await house.application.engines.default() == "docker"
+        status = await house.ok("container_runtime_status")
+        assert [(one["name"], one.get("default", False)) for one in status["engines"]] == [
+            ("podman", False),
+            ("docker", True),
+        ]
+
+
+async def test_setting_names_the_default_engine() -> None:
+    async with harness.opened(engines=("docker", "podman"), engine="podman") as house:
+        assert await house.application.engines.default() == "podman"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -177,7 +177,7 @@ def _show_config() -> int:
     redactor = redact.Redactor.from_environment(os.environ)
     rows = []
     for row in config.rows(loaded):
-        value = [redactor.text(one) for one in row.value] if isinstance(row.value, list) else redactor.value(row.value)
+        value = redactor.value(cast("redact.JSON", row.value))
         rows.append(
             {"key": row.key, "value": value, "source": redactor.text(row.source), "description": row.description}
         )

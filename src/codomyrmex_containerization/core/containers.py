@@ -7,16 +7,16 @@ import hashlib
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, assert_never
 
 import anyio
 
-from codomyrmex_containerization import errors, redact
+from codomyrmex_containerization import errors, redact, threads
 from codomyrmex_containerization.core import output
-from codomyrmex_containerization.engines import base
+from codomyrmex_containerization.engines import base, selection
 from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models.container import (
     ContainerRow,
@@ -62,11 +62,12 @@ class ListedContainer:
 
 @dataclass(frozen=True, slots=True)
 class ContainerPage:
-    """A page of a list; `next_key` is the last row's key when there is more."""
+    """A page of a list; `next_key` is the last row's key when there is more, `failed` says what could not be asked."""
 
     containers: tuple[ListedContainer, ...]
     total: int
     next_key: cursors.Key | None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ async def find(engine: base.Engine, container: str, *, size: bool = False) -> Co
     """
     _require_name(container)
     try:
-        return await engine.inspect_container(container, size=size)
+        return await engine.inspect_container(container.lstrip("/"), size=size)
     except (errors.NotFound, errors.Ambiguous, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
 
@@ -148,28 +149,66 @@ async def find_details(engine: base.Engine, container: str) -> ContainerDetails:
     """Return everything about the container that a name, id or short id means; raises as `find`."""
     _require_name(container)
     try:
-        return await engine.container_details(container)
+        return await engine.container_details(container.lstrip("/"))
     except (errors.NotFound, errors.Ambiguous, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
 
 
 async def list_containers(
-    engine: base.Engine, wanted: ContainerFilter, *, usage: bool, limit: int, after: cursors.Key | None
+    engines: selection.Engines,
+    wanted: ContainerFilter,
+    *,
+    engine: str | None,
+    usage: bool,
+    limit: int,
+    after: cursors.Key | None,
 ) -> ContainerPage:
-    """Return a page of containers, newest first; usage is read for the running ones of the page only."""
-    rows = await engine.list_containers(
-        all=wanted.all or wanted.status not in (None, "running", "paused", "restarting"),
-        labels=[wanted.label] if wanted.label else [],
-    )
+    """Return a page of the containers of one engine or of all, newest first; usage is read for the running ones of the page only."""
+
+    async def listed(one: base.Engine) -> list[ContainerRow]:
+        return await one.list_containers(
+            all=wanted.all or wanted.status not in (None, "running", "paused", "restarting"),
+            labels=[wanted.label] if wanted.label else [],
+        )
+
+    answers = await engines.ask(engine, listed)
+    rows = [row for found in answers.found.values() for row in found]
     matching = sorted((row for row in rows if _matches(row, wanted)), key=_key)
     rest = [row for row in matching if after is None or _key(row) > _after(after)]
     page = rest[:limit]
-    used = await engine.usage([row.id for row in page if row.status in ("running", "paused")]) if usage else {}
+    used, unread = await _usage(engines, page) if usage else ({}, [])
     return ContainerPage(
         containers=tuple(ListedContainer(row, used.get(row.id)) for row in page),
         total=len(matching),
         next_key=(page[-1].created.timestamp(), page[-1].id) if len(rest) > limit else None,
+        failed=(*(said_wrong(name, error) for name, error in answers.failed.items()), *unread),
     )
+
+
+def said_wrong(name: str, error: errors.ContainerizationError) -> str:
+    """Return a line on an engine that could not be asked beside others that could."""
+    return f"{name} NOT asked: {error.code}: {' '.join(error.text().split())}"
+
+
+async def _usage(engines: selection.Engines, rows: Sequence[ContainerRow]) -> tuple[dict[str, Usage], list[str]]:
+    """Read what containers use, engine by engine side by side; one that cannot tell is a line, not the end of the list."""
+    used: dict[str, Usage] = {}
+    unread: list[str] = []
+
+    async def one(name: str, ids: list[str]) -> None:
+        try:
+            used.update(await (await engines.pick(name)).usage(ids))
+        except errors.Unsupported as error:
+            unread.append(f"{name} does not tell what containers use: {' '.join(error.text().split())}")
+
+    running: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status in ("running", "paused"):
+            running.setdefault(row.engine, []).append(row.id)
+    async with threads.task_group() as tasks:
+        for name, ids in running.items():
+            tasks.start_soon(one, name, ids)
+    return used, unread
 
 
 async def run(

@@ -22,4 +22,4 @@ class Status:
 
 async def look(engines: selection.Engines, *, engine: str | None) -> Status:
     """Ask all engines, or one. Raises InvalidArgument for a name that is no engine."""
-    return Status(tuple(await engines.probe(engine)), engines.default)
+    return Status(tuple(await engines.probe(engine)), await engines.default())

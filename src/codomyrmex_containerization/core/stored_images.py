@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines import base, guard
+from codomyrmex_containerization.core import containers
+from codomyrmex_containerization.engines import base, guard, selection
 from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models import reference
 from codomyrmex_containerization.models.details import ImageDetails, ImageRow, Layer
@@ -47,11 +48,12 @@ class ListedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImagePage:
-    """A page of a list; `next_key` is the last row's key when there is more."""
+    """A page of a list; `next_key` is the last row's key when there is more, `failed` says what could not be asked."""
 
     images: tuple[ListedImage, ...]
     total: int
     next_key: cursors.Key | None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,26 @@ class ImageChange:
 
 
 async def list_images(
-    engine: base.Engine, *, name: str | None, dangling: bool | None, limit: int, after: cursors.Key | None
+    engines: selection.Engines,
+    *,
+    engine: str | None,
+    name: str | None,
+    dangling: bool | None,
+    limit: int,
+    after: cursors.Key | None,
 ) -> ImagePage:
-    """Return a page of images, newest first; which containers use them comes from one more request."""
-    rows = [row for row in await engine.list_images() if _matches(row, name, dangling)]
+    """Return a page of the images of one engine or of all, newest first; which containers use them comes from one more request."""
+    answers = await engines.ask(engine, lambda one: one.list_images())
+    rows = [row for found in answers.found.values() for row in found if _matches(row, name, dangling)]
     ordered = sorted(rows, key=_key)
     rest = [row for row in ordered if after is None or _key(row) > (-after[0], after[1] + "g")]
     page = rest[:limit]
-    users = await engine.image_users() if page else {}
+    users = {one: await (await engines.pick(one)).image_users() for one in dict.fromkeys(row.engine for row in page)}
     return ImagePage(
-        images=tuple(ListedImage(row, tuple(users.get(row.id, ()))) for row in page),
+        images=tuple(ListedImage(row, tuple(users[row.engine].get(row.id, ()))) for row in page),
         total=len(ordered),
         next_key=image_key(page[-1]) if len(rest) > limit else None,
+        failed=tuple(containers.said_wrong(one, error) for one, error in answers.failed.items()),
     )
 
 
@@ -107,6 +117,20 @@ async def find(engine: base.Engine, image: str) -> ImageDetails:
         near = difflib.get_close_matches(image, await engine.list_image_names(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "image_list shows the images there are"
         raise errors.NotFound(f"{engine.name} has no image {image!r}.", hint=hint) from error
+
+
+async def holders(engines: selection.Engines, image: str) -> list[str]:
+    """Return the names of the engines that have an image."""
+
+    async def has(engine: base.Engine) -> bool:
+        try:
+            await engine.inspect_image(image)
+        except (errors.NotFound, errors.InvalidArgument):
+            return False
+        return True
+
+    answers = await engines.ask(None, has)
+    return [name for name, found in answers.found.items() if found]
 
 
 async def plan_tag(engine: guard.GuardedEngine, source: str, target: str) -> ImageChange | None:

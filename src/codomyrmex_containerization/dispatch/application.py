@@ -15,7 +15,7 @@ from codomyrmex_containerization.context import Context
 from codomyrmex_containerization.dispatch import runs
 from codomyrmex_containerization.dispatch.audit import Audit
 from codomyrmex_containerization.dispatch.call import Dispatcher
-from codomyrmex_containerization.engines import base, guard, selection
+from codomyrmex_containerization.engines import base, guard, opening, selection
 from codomyrmex_containerization.models.settings import Settings
 from codomyrmex_containerization.tools import _discovery
 from codomyrmex_containerization.tools._decorator import ToolSpec
@@ -87,13 +87,19 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
     def guarded(engine: base.Engine) -> guard.GuardedEngine:
         return guard.GuardedEngine(engine, rules=settings.policy, paths=paths, ledger=run, redactor=redactor)
 
-    engines = selection.Engines(
-        default=settings.engine,
+    options = opening.Options(
         timeout_seconds=settings.engine_timeout_seconds,
         buildx=settings.buildx,
-        guarded=guarded,
         scratch=run.scratch,
-        environ=environ,
+        folder=folders.state,
+        podman_service=settings.podman_service == "auto",
+        named=settings.endpoints,
+    )
+    engines = selection.Engines(
+        names=(*settings.engines, *settings.endpoints),
+        default=settings.engine,
+        opener=opening.Opener(options, environ),
+        guarded=guarded,
     )
     sweeping = False
 

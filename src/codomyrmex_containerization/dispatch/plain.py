@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., dict[str, Any]])
 
-_CATEGORY = "containerization"
+CATEGORY = "containerization"
 _PREFIX = "codomyrmex."
 _AGREE = "ask the user; if they agree, repeat the call with yes=True"
 
@@ -28,8 +28,8 @@ def mcp_tool(*, toolset: str, schema: Mapping[str, Any]) -> Callable[[F], F]:
             "name": _PREFIX + function.__name__,
             "description": " ".join((function.__doc__ or "").partition("\n\n")[0].split()),
             "schema": dict(schema),
-            "category": _CATEGORY,
-            "tags": [_CATEGORY, toolset, "mcp"],
+            "category": CATEGORY,
+            "tags": [CATEGORY, toolset, "mcp"],
             "module": function.__module__,
             "version": "1.0",
             "deprecated_in": None,

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ import anyio
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import guard, selection
 from codomyrmex_containerization.models.container import ContainerRow, Lifetime
+from codomyrmex_containerization.models.engine import EngineProbe
 
 _REMOVE_SECONDS = 30.0
 _SCRATCH = ".scratch"
@@ -40,7 +41,7 @@ class Run:
         self._folder = folder
         self._objects: dict[_Key, Lifetime] = {}
         self._leftovers: set[_Key] = set()
-        self._unsure = 0
+        self._unsure: dict[str, int] = {}
         self._writing = threading.Lock()
         self.host = host_name(folder)
         self.run = secrets.token_hex(8)
@@ -58,13 +59,15 @@ class Run:
         """A folder for what is needed during a call; whoever writes there makes it. It goes with the run."""
         return self._folder / f"{self.run}{_SCRATCH}"
 
-    def creating(self) -> None:
+    def creating(self, engine: str) -> None:
         """Remember that an object may come to be, whose id is not known yet."""
-        self._unsure += 1
+        if engine not in self._unsure:
+            self._note({"uses": engine})
+        self._unsure[engine] = self._unsure.get(engine, 0) + 1
 
-    def settled(self) -> None:
+    def settled(self, engine: str) -> None:
         """Forget that: what came of it is known."""
-        self._unsure -= 1
+        self._unsure[engine] -= 1
 
     def created(self, kind: guard.ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
         """Remember an object, in memory and in the journal."""
@@ -97,14 +100,14 @@ class Run:
         for kind, engine, id in list(self._leftovers):
             with suppress(errors.ContainerizationError), anyio.move_on_after(_REMOVE_SECONDS):
                 if kind == "container":
-                    await engines.get(engine).remove_container(id, force=True, volumes=True)
+                    await (await engines.pick(engine)).remove_container(id, force=True, volumes=True)
 
     def close(self) -> None:
         """Give the lock up. The files go when nothing that this run made for one call is left, or may be."""
         if self._lock < 0:
             return
         shutil.rmtree(self.scratch, ignore_errors=True)
-        if not self._unsure and not any(lifetime == "call" for lifetime in self._objects.values()):
+        if not any(self._unsure.values()) and not any(lifetime == "call" for lifetime in self._objects.values()):
             for suffix in ("jsonl", "lock"):
                 with suppress(OSError):
                     (self._folder / f"{self.run}.{suffix}").unlink()
@@ -149,12 +152,14 @@ async def reap(
     all_done = True
     if not dry_run:
         _empty_dead(folder, own_run)
-    for probe in await engines.probe():
+    mentioned = _mentioned(folder, own_run)
+    for probe in await _probes(engines, mentioned):
         if probe.info is None:
-            all_done = False
+            all_done = all_done and probe.name not in mentioned
             continue
         try:
-            async for line, done in _reap_engine(engines.get(probe.name), folder, host, own_run, dry_run=dry_run):
+            engine = await engines.pick(probe.name)
+            async for line, done in _reap_engine(engine, folder, host, own_run, dry_run=dry_run):
                 lines.append(line)
                 all_done = all_done and done
         except errors.ContainerizationError as error:
@@ -163,6 +168,20 @@ async def reap(
     if all_done and not dry_run:
         _forget_dead(folder, own_run)
     return lines
+
+
+async def _probes(engines: selection.Engines, mentioned: Collection[str]) -> list[EngineProbe]:
+    """Ask the engines that run, and start the service of one that does not only when a dead run used it."""
+    probes = await engines.probe(start=False)
+    waiting = [probe.name for probe in probes if probe.info is None and probe.name in mentioned]
+    again = {name: (await engines.probe(name))[0] for name in waiting}
+    return [again.get(probe.name, probe) for probe in probes]
+
+
+def _mentioned(folder: Path, own_run: str) -> set[str]:
+    """Return the names of the engines that dead runs have written down."""
+    journals = [one for one in folder.glob("*.jsonl") if one.stem != own_run and not _is_alive(folder, one.stem)]
+    return {str(entry.get("engine") or entry.get("uses") or "") for one in journals for entry in _entries(one)}
 
 
 async def _reap_engine(

@@ -230,53 +230,57 @@ class Engine(ABC):
         A failing step is an event of kind `error`, not an exception.
         """
 
+    @abstractmethod
     async def update_container(self, container: str, limits: Limits) -> None:
         """Change the limits of a container, running or not; those that are None stay. Raises NotFound, Unsupported."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def list_volumes(self) -> list[VolumeRow]:
         """List volumes with the names of the containers that mount them, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def create_volume(self, spec: VolumeSpec) -> VolumeRow:
         """Create a volume. Raises Conflict (name taken), InvalidArgument (driver, options)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def remove_volume(self, volume: str, *, force: bool) -> None:
         """Remove a volume and what is in it. Raises NotFound, Conflict (in use)."""
-        raise NotImplementedError
 
+    async def volume_sizes(self) -> dict[str, int]:
+        """Return how many bytes each volume holds, by name; those that the engine does not tell are absent."""
+        return {}
+
+    @abstractmethod
     async def list_networks(self) -> list[NetworkRow]:
         """List networks with the names of the containers that are connected, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def create_network(self, spec: NetworkSpec) -> NetworkRow:
         """Create a network. Raises Conflict (name taken, subnet overlaps), InvalidArgument (driver, subnet)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def remove_network(self, network: str) -> None:
         """Remove a network. Raises NotFound, Conflict (in use, or one of the engine's own)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def connect_network(self, network: str, container: str, *, aliases: Sequence[str] = ()) -> None:
         """Connect a container to a network. Raises NotFound (either), Conflict (connected already)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def disconnect_network(self, network: str, container: str, *, force: bool) -> None:
         """Disconnect a container from a network. Raises NotFound (either), Conflict (not connected)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def build_cache(self) -> BuildCache:
         """Say what the build cache holds. Raises Unsupported (no cache of its own)."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def prune_build_cache(self, *, older_than_seconds: float) -> int:
         """Remove what nothing uses of the build cache; return how many bytes came free. Raises Unsupported."""
-        raise NotImplementedError
 
+    @abstractmethod
     def events(self, query: EventQuery) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
         """Open the engine's events, oldest first; without `until` they end with what has happened by now."""
-        raise NotImplementedError
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -23,6 +23,7 @@ from codomyrmex_containerization.models.container import (
     ContainerSpec,
     ContainerState,
     Lifetime,
+    Limits,
     Mount,
     OutputFrame,
 )
@@ -35,12 +36,15 @@ from codomyrmex_containerization.models.details import (
     PathStat,
 )
 from codomyrmex_containerization.models.engine import EngineInfo
+from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.settings import PolicySettings
+from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
-# The id of an "exec" is that of its container, a slash and its own; that of a "step" its image, instruction and time.
-ObjectKind = Literal["container", "image", "exec", "step"]
+# The id of an "exec" is that of its container, a slash and its own; that of a "step" its image, instruction and time; that
+# of a "volume" its name, which another may get later: only with our label on it is it still the one that was made.
+ObjectKind = Literal["container", "image", "exec", "step", "volume", "network"]
 T = TypeVar("T")
 
 LABEL_HOST = policy.LABEL_PREFIX + "host"
@@ -62,10 +66,10 @@ class Ledger(Protocol):
     def run(self) -> str:
         """A name of this run."""
 
-    def creating(self) -> None:
+    def creating(self, engine: str) -> None:
         """Remember that an object may come to be, whose id is not known yet: `settled` follows, or nobody knows."""
 
-    def settled(self) -> None:
+    def settled(self, engine: str) -> None:
         """Forget that: what came of it is known."""
 
     def created(self, kind: ObjectKind, engine: str, id: str, lifetime: Lifetime) -> None:
@@ -174,7 +178,8 @@ class GuardedEngine(base.Engine):
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
         policy.judge_container(spec, self._rules)
         mounts, seen = self._resolve_mounts(spec.mounts)
-        self._ledger.creating()
+        seen += await self._judge_volumes(spec.mounts)
+        self._ledger.creating(self.name)
         try:
             id = await self._engine.create_container(
                 replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)})
@@ -182,9 +187,9 @@ class GuardedEngine(base.Engine):
         except (errors.DeadlineExceeded, errors.EngineUnavailable):
             raise  # the engine may make it yet
         except errors.ContainerizationError:
-            self._ledger.settled()
+            self._ledger.settled(self.name)
             raise
-        self._ledger.settled()
+        self._ledger.settled(self.name)
         self._ledger.created("container", self.name, id, spec.lifetime)
         if seen:
             self._seen[id] = seen
@@ -329,6 +334,78 @@ class GuardedEngine(base.Engine):
         labels = {**spec.labels, LABEL_HOST: self._ledger.host}
         return self._engine.build_image(replace(spec, labels=labels), context=context, dockerfile_name=dockerfile_name)
 
+    async def update_container(self, container: str, limits: Limits) -> None:
+        await self._engine.update_container(container, limits)
+
+    async def list_volumes(self) -> list[VolumeRow]:
+        rows = await self._engine.list_volumes()
+        for row in rows:
+            self._redactor.learn_named(row.labels)
+            self._learn_options(row.options)
+        return rows
+
+    async def create_volume(self, spec: VolumeSpec) -> VolumeRow:
+        """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
+        policy.judge_volume(spec, self._rules)
+        self._learn_options(spec.options)
+        judged = replace(spec, options=self._judged_options(spec), labels={**spec.labels, **self._labels("detached")})
+        row = await self._engine.create_volume(judged)
+        self._ledger.created("volume", self.name, row.name, "detached")
+        return row
+
+    async def remove_volume(self, volume: str, *, force: bool) -> None:
+        try:
+            await self._engine.remove_volume(volume, force=force)
+        except errors.NotFound:
+            self._ledger.removed("volume", self.name, volume)
+            raise
+        self._ledger.removed("volume", self.name, volume)
+
+    async def volume_sizes(self) -> dict[str, int]:
+        return await self._engine.volume_sizes()
+
+    async def list_networks(self) -> list[NetworkRow]:
+        rows = await self._engine.list_networks()
+        for row in rows:
+            self._redactor.learn_named(row.labels)
+        return rows
+
+    async def create_network(self, spec: NetworkSpec) -> NetworkRow:
+        """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
+        policy.judge_network(spec, self._rules)
+        row = await self._engine.create_network(replace(spec, labels={**spec.labels, **self._labels("detached")}))
+        self._ledger.created("network", self.name, row.id, "detached")
+        return row
+
+    async def remove_network(self, network: str) -> None:
+        try:
+            await self._engine.remove_network(network)
+        except errors.NotFound:
+            self._ledger.removed("network", self.name, network)
+            raise
+        self._ledger.removed("network", self.name, network)
+
+    async def connect_network(self, network: str, container: str, *, aliases: Sequence[str] = ()) -> None:
+        await self._engine.connect_network(network, container, aliases=aliases)
+
+    async def disconnect_network(self, network: str, container: str, *, force: bool) -> None:
+        await self._engine.disconnect_network(network, container, force=force)
+
+    async def build_cache(self) -> BuildCache:
+        return await self._engine.build_cache()
+
+    async def prune_build_cache(self, *, older_than_seconds: float) -> int:
+        return await self._engine.prune_build_cache(older_than_seconds=older_than_seconds)
+
+    @asynccontextmanager
+    async def events(self, query: EventQuery) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        async with self._engine.events(query) as items:
+            yield self._learned(items)
+
+    def owns_volume(self, row: VolumeRow) -> bool:
+        """Say whether this run created the volume: one of its name that others made later is theirs."""
+        return self.owns("volume", row.name) and row.labels.get(LABEL_RUN) == self._ledger.run
+
     def owns(self, kind: ObjectKind, id: str) -> bool:
         """Say whether this run created the object."""
         return self._ledger.owns(kind, self.name, id)
@@ -382,21 +459,76 @@ class GuardedEngine(base.Engine):
         resolved, seen = [], []
         for mount in mounts:
             if mount.type == "bind":
-                if not self.is_local:
-                    raise errors.Refused(
-                        f"{self.name} runs on another host, where {mount.source} is not the path that was meant.",
-                        hint="use a volume, or copy files in",
-                    )
-                path = self._paths.resolve(Path(mount.source), purpose="a mount")
-                self._refuse_sockets(path)
-                found = path.stat()
-                seen.append(_Seen(path, found.st_dev, found.st_ino))
+                path = self._resolve_host_path(mount.source)
+                seen += self._seen_now(path)
                 mount = replace(mount, source=str(path))
             elif mount.type == "volume":
                 # The engine makes a volume that is not there: it outlives the container, so it says whose it is.
                 mount = replace(mount, labels={LABEL_HOST: self._ledger.host, LABEL_RUN: self._ledger.run})
             resolved.append(mount)
         return tuple(resolved), seen
+
+    def _resolve_host_path(self, source: str) -> Path:
+        if not self.is_local:
+            return self._judged_elsewhere(source)
+        path = self._paths.resolve(Path(source), purpose="a mount")
+        self._refuse_sockets(path)
+        return path
+
+    def _judged_elsewhere(self, source: str) -> Path:
+        """Judge a path of another host, which cannot be looked at from here."""
+        if not self.endpoint.host_paths:
+            raise errors.Refused(
+                f"{self.name} runs on another host, where {source} is not the path that was meant.",
+                hint="use a volume, or copy files in; host_paths = true in the endpoint's settings allows that host's own paths",
+            )
+        path = Path(os.path.normpath(source))
+        policy.judge_path(path, allowed=(Path("/"),), named=False, protected=self._paths.protected, purpose="a mount")
+        return path
+
+    def _seen_now(self, path: Path) -> list[_Seen]:
+        if not self.is_local:
+            return []
+        found = path.stat()
+        return [_Seen(path, found.st_dev, found.st_ino)]
+
+    async def _judge_volumes(self, mounts: Sequence[Mount]) -> list[_Seen]:
+        """Judge the volumes that are there already: their options may mount a host path, or lead elsewhere by now."""
+        wanted = {mount.source for mount in mounts if mount.type == "volume" and mount.source}
+        if not wanted:
+            return []
+        seen: list[_Seen] = []
+        for row in await self._engine.list_volumes():
+            if row.name not in wanted:
+                continue
+            policy.judge_volume_options(row.driver, row.options, self._rules)
+            bound = policy.bound_path(row.driver, row.options)
+            if bound is not None:
+                path = self._resolve_host_path(str(bound))
+                if path != bound:
+                    raise errors.Refused(
+                        f"The volume {row.name} mounts {bound}, which leads to {path}.",
+                        hint="make a volume that names that path itself, or mount the path",
+                    )
+                seen += self._seen_now(path)
+        return seen
+
+    def _judged_options(self, spec: VolumeSpec) -> Mapping[str, str]:
+        """Return a volume's options with the host path that they bind resolved."""
+        bound = policy.bound_path(spec.driver, spec.options)
+        if bound is None:
+            return spec.options
+        options = {name.lower(): value for name, value in spec.options.items()}
+        return {**options, "device": str(self._resolve_host_path(str(bound)))}
+
+    def _learn_options(self, options: Mapping[str, str]) -> None:
+        words = [word.split("=", 1) for value in options.values() for word in value.split(",") if "=" in word]
+        self._redactor.learn_named({**options, **{name.strip(): value for name, value in words}})
+
+    async def _learned(self, items: AsyncIterator[EngineEvent]) -> AsyncIterator[EngineEvent]:
+        async for item in items:
+            self._redactor.learn_named(item.attributes)
+            yield item
 
     def _refuse_sockets(self, path: Path) -> None:
         if self._rules.allow_engine_socket:

@@ -1,191 +1,250 @@
-"""Which engines are there, where were they found, and which one does a call mean?"""
+"""Which engines are there, and which one does a call mean? Opened when first asked for, under the guard."""
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-import json
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import anyio
 
-from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines import base, guard
+from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization.engines import base, guard, opening
 from codomyrmex_containerization.models.engine import Endpoint, EngineProbe
 
-ENGINES = ("docker",)
 PROBE_SECONDS = 2.0
+# Once one engine has answered, one that hangs gets this long: it keeps nobody from what the others say.
+GRACE_SECONDS = 5.0
 WELL_KNOWN_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
-_INSTALL = (
-    "install and start Docker (Debian, Ubuntu: apt-get install docker.io), or set DOCKER_HOST to the engine's socket"
-)
+
+_DEFAULTS = ("docker", "podman")
 
 MakeGuarded = Callable[[base.Engine], guard.GuardedEngine]
+T = TypeVar("T")
 
 
-def find_docker(environ: Mapping[str, str]) -> Endpoint | None:
-    """Find Docker's endpoint as its own client does: DOCKER_HOST, the current context, the usual sockets; None when there is none.
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[T]):
+    """What engines answered, by name, and what went wrong with the others."""
 
-    Raises Refused for an address that is neither a socket nor loopback, Unsupported for another scheme.
-    """
-    if environ.get("DOCKER_HOST"):
-        return _checked(Endpoint("docker", environ["DOCKER_HOST"], "DOCKER_HOST"))
-    context = _docker_context(environ)
-    if context is not None:
-        return _checked(context)
-    for path, source in _docker_sockets(environ):
-        if os.path.exists(path):
-            return Endpoint("docker", f"unix://{path}", source)
-    return None
+    found: Mapping[str, T]
+    failed: Mapping[str, errors.ContainerizationError]
 
 
 class Engines:
-    """The engines of one process, opened when first asked for."""
+    """The engines of one process, opened when first asked for.
+
+    `names` are those that a call may use and that listings ask; the first one that is there serves calls that name none,
+    unless `default` says which does. It stays the same for the life of the process.
+    """
 
     def __init__(
         self,
         *,
+        names: Sequence[str] = _DEFAULTS,
         default: str | None,
-        timeout_seconds: float,
-        buildx: str | None,
+        opener: opening.Opener,
         guarded: MakeGuarded,
-        scratch: Path | None = None,
-        environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._default = default
-        self._timeout_seconds = timeout_seconds
-        self._buildx = buildx
+        self._names = tuple(dict.fromkeys(names))
+        self._setting = default
+        self._chosen: str | None = None
+        self._opener = opener
         self._guarded = guarded
-        self._scratch = scratch
-        self._environ = os.environ if environ is None else environ
         self._open: dict[tuple[str, str], guard.GuardedEngine] = {}
+        self._opening: dict[str, anyio.Lock] = {}
 
     @property
-    def default(self) -> str:
-        """The engine of a call that names none."""
-        return self._default or ENGINES[0]
+    def names(self) -> tuple[str, ...]:
+        """The engines that calls may use."""
+        return self._names
 
-    def get(self, name: str | None = None) -> guard.GuardedEngine:
-        """Return an engine by name. Raises InvalidArgument (no such engine) and EngineUnavailable (nothing found)."""
-        wanted = name or self.default
-        _require_known(wanted)
-        endpoint = find_docker(self._environ)
-        if endpoint is None:
-            raise errors.EngineUnavailable("Docker was not found: no socket at the usual places.", hint=_INSTALL)
-        key = (wanted, endpoint.url)
-        if key not in self._open:
-            self._open[key] = self._guarded(_open_docker(endpoint, self._timeout_seconds, self._buildx, self._scratch))
-        return self._open[key]
+    @property
+    def opened(self) -> tuple[guard.GuardedEngine, ...]:
+        """The engines that were opened so far."""
+        return tuple(self._open.values())
 
-    async def probe(self, only: str | None = None) -> list[EngineProbe]:
-        """Ask all engines (or one) side by side, each for at most two seconds."""
-        names = [only] if only else list(ENGINES)
-        for name in names:
-            _require_known(name)
+    async def default(self) -> str:
+        """Return the engine of a call that names none: the setting, else the first that is there."""
+        if self._setting is not None:
+            return self._setting
+        if self._chosen is None:
+            for name in self._names:
+                if await self._answers(name):
+                    self._chosen = name
+                    break
+        return self._chosen or self._names[0]
+
+    async def pick(self, name: str | None = None) -> guard.GuardedEngine:
+        """Return an engine by name, or the default one.
+
+        Raises InvalidArgument (no such engine), Refused (settings), EngineUnavailable (nothing found), Unauthorized.
+        """
+        wanted = name or await self.default()
+        self._require_known(wanted)
+        return await self._opened(wanted, await self._located(wanted))
+
+    async def holding(self, container: str, name: str | None) -> guard.GuardedEngine:
+        """Return the engine that has a container: the named one, or the one of all that knows it.
+
+        The default engine is returned when none does: asked for the container, it says so in its own words. Raises
+        Ambiguous when several engines have a container of this name.
+        """
+        if name is not None or len(self._names) == 1:
+            return await self.pick(name)
+        known = await self._ask_all(lambda engine: _knows(engine, container))
+        holders = [name for name, knows in known.found.items() if knows]
+        if len(holders) > 1:
+            raise errors.Ambiguous(
+                f"{' and '.join(holders)} each have a container {container!r}.",
+                hint=f"pass engine={holders[0]!r} or engine={holders[1]!r}",
+            )
+        if holders:
+            return await self.pick(holders[0])
+        if known.failed:
+            lost, error = next(iter(known.failed.items()))
+            raise type(error)(
+                f"No engine that answers has a container {container!r}; {lost} could not be asked. {error.message}",
+                hint=error.hint,
+            ) from error
+        return await self.pick()
+
+    async def ask(self, name: str | None, question: Callable[[guard.GuardedEngine], Awaitable[T]]) -> Answers[T]:
+        """Put a question to one engine, or to all that are there side by side.
+
+        What one of several says wrong is kept, in `failed`. Raises what the named one raises, EngineUnavailable when there is
+        no engine at all, and the first error when all fail.
+        """
+        if name is not None or len(self._names) == 1:
+            engine = await self.pick(name)
+            return Answers({engine.name: await question(engine)}, {})
+        answers = await self._ask_all(question)
+        if not answers.found:
+            if answers.failed:
+                raise next(iter(answers.failed.values()))
+            raise opening.not_found(None, self._names)
+        return answers
+
+    async def probe(self, only: str | None = None, *, start: bool = True) -> list[EngineProbe]:
+        """Ask all engines (or one) side by side what they are, each for at most two seconds once it is found.
+
+        Without `start` no service is started for that. Raises InvalidArgument (no such engine), Refused (settings).
+        """
+        if only is not None:
+            self._require_known(only)
+        names = [only] if only else list(self._names)
         found: dict[str, EngineProbe] = {}
 
         async def one(name: str) -> None:
-            found[name] = await self._probe(name)
+            found[name] = await self._probe(name, start=start)
 
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(one, name)
         return [found[name] for name in names]
 
-    async def _probe(self, name: str) -> EngineProbe:
-        endpoint = None
-        try:
-            engine = self.get(name)
-            endpoint = engine.endpoint
-            info = await engine.info(deadline_seconds=PROBE_SECONDS)
-        except errors.InvalidArgument:
-            raise
-        except errors.ContainerizationError as error:
-            return EngineProbe(name, endpoint, None, reason=error.message, remedy=error.hint)
-        return EngineProbe(name, endpoint, info)
+    async def attend(self) -> None:
+        """Do what engines leave to their clients (Podman's health checks where nobody runs them), until cancelled."""
+        await self._opener.attend()
 
     async def aclose(self) -> None:
         """Close all; may be called twice."""
         while self._open:
             _, engine = self._open.popitem()
             await engine.aclose()
+        await self._opener.aclose()
 
+    async def _ask_all(self, question: Callable[[guard.GuardedEngine], Awaitable[T]]) -> Answers[T]:
+        found: dict[str, T] = {}
+        failed: dict[str, errors.ContainerizationError] = {}
+        scope = anyio.CancelScope()
 
-def _require_known(name: str) -> None:
-    if name not in ENGINES:
-        raise errors.InvalidArgument(f"There is no engine {name[:80]!r}.", hint=f"use one of: {', '.join(ENGINES)}")
+        async def one(name: str) -> None:
+            failed[name] = _too_slow(name)
+            try:
+                if not await self._is_there(name):
+                    del failed[name]
+                    return
+                found[name] = await question(await self.pick(name))
+            except errors.ContainerizationError as error:
+                failed[name] = error
+                return
+            del failed[name]
+            scope.deadline = min(scope.deadline, anyio.current_time() + GRACE_SECONDS)
 
+        with scope:
+            async with threads.task_group() as tasks:
+                for name in self._names:
+                    tasks.start_soon(one, name)
+        ordered = [name for name in self._names if name in found]
+        return Answers({name: found[name] for name in ordered}, failed)
 
-def _open_docker(endpoint: Endpoint, timeout_seconds: float, buildx: str | None, scratch: Path | None) -> base.Engine:
-    # Imported when first needed: starting the server must not load docker-py.
-    from codomyrmex_containerization.engines.docker.engine import DockerEngine
+    async def _is_there(self, name: str) -> bool:
+        try:
+            return await self._opener.is_there(name)
+        except errors.ContainerizationError:
+            return True  # it is meant to be there: whoever asks for it gets the error
 
-    return DockerEngine(endpoint, timeout_seconds=timeout_seconds, buildx=buildx, scratch=scratch)
+    async def _answers(self, name: str) -> bool:
+        try:
+            return await self._opener.answers(name)
+        except errors.ContainerizationError:
+            return True
 
+    async def _located(self, name: str) -> Endpoint:
+        endpoint = await self._opener.locate(name)
+        if endpoint is None:
+            raise opening.not_found(name, self._names)
+        return endpoint
 
-def _checked(endpoint: Endpoint) -> Endpoint:
-    parts = urlsplit(endpoint.url)
-    match parts.scheme:
-        case "unix":
-            return endpoint
-        case "tcp" | "http":
-            if _is_loopback(parts.hostname or ""):
-                return endpoint
-            raise errors.Refused(
-                f"{endpoint.source} names {parts.hostname}, which is not this host, without TLS.",
-                hint="use the engine's unix socket",
+    async def _opened(self, name: str, endpoint: Endpoint) -> guard.GuardedEngine:
+        key = (name, endpoint.url)
+        async with self._opening.setdefault(name, anyio.Lock()):
+            if key not in self._open:
+                self._open[key] = self._guarded(await self._opener.open(endpoint))
+            return self._open[key]
+
+    async def _probe(self, name: str, *, start: bool) -> EngineProbe:
+        endpoint = None
+        try:
+            if not start and await self._opener.would_start(name):
+                return EngineProbe(name, None, None, reason="Its service does not run.", remedy="name it in a call")
+            endpoint = await self._located(name)
+            with anyio.fail_after(PROBE_SECONDS):
+                engine = await self._opened(name, endpoint)
+                info = await engine.info(deadline_seconds=PROBE_SECONDS)
+        except TimeoutError:
+            reason = f"It did not answer within {PROBE_SECONDS:g} seconds."
+            return EngineProbe(
+                name, endpoint, None, reason=reason, remedy="see whether the engine hangs, and restart it"
             )
-        case _:
-            raise errors.Unsupported(
-                f"{endpoint.source} has the scheme {parts.scheme!r}.",
-                hint="unix:// sockets and tcp:// on loopback are supported",
-            )
+        except errors.ContainerizationError as error:
+            return EngineProbe(name, endpoint, None, reason=error.message, remedy=error.hint)
+        return EngineProbe(name, endpoint, info)
+
+    def _require_known(self, name: str) -> None:
+        if name in self._names or name == self._setting or self._opener.knows(name):
+            if name in _DEFAULTS and name not in self._names:
+                raise errors.Refused(
+                    f"{name} may not be used: the setting 'engines' leaves it out.",
+                    hint=f"use one of: {', '.join(self._names)}",
+                )
+            return
+        raise errors.InvalidArgument(f"There is no engine {name[:80]!r}.", hint=f"use one of: {', '.join(self._names)}")
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+async def _knows(engine: guard.GuardedEngine, container: str) -> bool:
+    try:
+        await engine.inspect_container(container.lstrip("/"))
+    except errors.Ambiguous:
         return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except (errors.NotFound, errors.InvalidArgument):
         return False
+    return True
 
 
-def _docker_sockets(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    sockets = [("/var/run/docker.sock", "well-known socket")]
-    if environ.get("XDG_RUNTIME_DIR"):
-        sockets.append((f"{environ['XDG_RUNTIME_DIR']}/docker.sock", "rootless socket"))
-    if environ.get("HOME"):
-        sockets.append((f"{environ['HOME']}/.docker/run/docker.sock", "Docker Desktop"))
-    return sockets
-
-
-def _docker_context(environ: Mapping[str, str]) -> Endpoint | None:
-    """Return the endpoint of DOCKER_CONTEXT or of the Docker CLI's current context; None for `default`."""
-    folder = Path(environ.get("DOCKER_CONFIG") or Path(environ.get("HOME") or "/") / ".docker")
-    name: object
-    name, source = environ.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
-    if not name:
-        name, source = _read(folder / "config.json").get("currentContext"), "Docker's current context"
-    if not isinstance(name, str) or name in ("", "default"):
-        return None
-    meta = _read(folder / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json")
-    endpoint = meta.get("Endpoints")
-    host = endpoint.get("docker", {}).get("Host") if isinstance(endpoint, dict) else None
-    if not isinstance(host, str):
-        raise errors.EngineUnavailable(
-            f"The Docker context {name!r} ({source}) has no endpoint.",
-            hint="docker context ls shows the contexts there are",
-        )
-    return Endpoint("docker", host, f"{source} {name!r}")
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _too_slow(name: str) -> errors.ContainerizationError:
+    return errors.DeadlineExceeded(
+        f"{name} had not answered {GRACE_SECONDS:g} seconds after the others.",
+        hint=f"pass engine={name!r} to wait for it, or see container_runtime_status",
+    )

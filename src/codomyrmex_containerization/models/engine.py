@@ -48,7 +48,8 @@ class Endpoint:
     """Where an engine may be reached: `url` such as unix:///var/run/docker.sock, and who said so.
 
     `engine` is the name that a call uses; `kind` is what is expected to answer. `host_paths` says whether paths of this
-    host may be given to an engine on another one (a setting of the endpoint); `identity` is a key file for ssh.
+    host may be given to an engine on another one (a setting of the endpoint); `identity` is a key file for ssh,
+    `via` the address on this host at which a tunnel to `url` listens.
     """
 
     engine: EngineName
@@ -59,6 +60,7 @@ class Endpoint:
     identity: str | None = None
     host_paths: bool = False
     insecure: bool = False
+    via: str | None = None
 
     @property
     def scheme(self) -> str:

@@ -5,9 +5,13 @@ Where the values come from is `config`'s business; what the policy part means is
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+ENDPOINT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+RESERVED_ENGINES = ("docker", "podman", "memory", "embedded")
 
 Confirmation = Literal["auto", "elicit", "token", "never"]
 Foreign = Literal["allow", "ask", "refuse"]
@@ -37,6 +41,10 @@ class PolicySettings(_Section):
     allowed_frontends: tuple[str, ...] = Field(
         ("docker/dockerfile",), description="BuildKit frontends that '# syntax=' may name"
     )
+    volume_drivers: tuple[str, ...] = Field(
+        ("local",),
+        description="Volume drivers that may be used; 'local:nfs' and the like let the local driver mount that type",
+    )
     secret_env: tuple[str, ...] = Field((), description="Environment variables that a build secret may read")
     foreign: Foreign = Field("allow", description="Writing calls on containers that this server did not create")
 
@@ -49,10 +57,32 @@ class AuditSettings(_Section):
     files: int = Field(4, ge=1, le=100, description="How many rotated files are kept")
 
 
+class EndpointSettings(_Section):
+    """An engine elsewhere, used by its name: a table [endpoints.NAME]."""
+
+    url: str = Field(description="Its address: unix:///path, tcp://host:port or ssh://user@host/path")
+    kind: Literal["docker", "podman"] = Field("docker", description="What answers there")
+    ca: str | None = Field(None, description="Authority that signed its certificate, a PEM file (tcp)")
+    cert: str | None = Field(None, description="Own certificate, a PEM file (tcp)")
+    key: str | None = Field(None, description="Key of the own certificate, a PEM file (tcp)")
+    identity: str | None = Field(None, description="Key file for ssh")
+    insecure: bool = Field(False, description="Allow tcp to another host without TLS")
+    host_paths: bool = Field(False, description="Allow mounting that host's own paths")
+
+
 class Settings(_Section):
     """All settings of one process."""
 
     engine: str | None = Field(None, description="Engine that calls use when they name none")
+    engines: tuple[str, ...] = Field(
+        ("docker", "podman"), description="Engines that may be used; listings without an engine ask all of them"
+    )
+    podman_service: Literal["auto", "never"] = Field(
+        "auto", description="Whether 'podman system service' is started when Podman is installed and no socket answers"
+    )
+    endpoints: dict[str, EndpointSettings] = Field(
+        default_factory=dict, description="Engines elsewhere by name, each a table [endpoints.NAME] with an url"
+    )
     read_only: bool = Field(False, description="Refuse every call that changes something")
     toolsets: tuple[str, ...] = Field(("default",), description="Toolsets to offer: names, 'default' or 'all'")
     tools: tuple[str, ...] = Field((), description="Single tools to offer beside the toolsets")
@@ -68,3 +98,10 @@ class Settings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="Messages on stderr")
     policy: PolicySettings = PolicySettings()
     audit: AuditSettings = AuditSettings()
+
+    @field_validator("endpoints")
+    @classmethod
+    def _usable_names(cls, endpoints: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+        if not all(ENDPOINT_NAME.fullmatch(name) and name not in RESERVED_ENGINES for name in endpoints):
+            raise ValueError
+        return endpoints

@@ -50,7 +50,10 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """A network as a list shows it; `users` are the names of the containers that are connected."""
+    """A network as a list shows it; `users` are the names of the containers that are connected.
+
+    `own` says that the engine made it for itself: nobody can remove it.
+    """
 
     id: str
     name: str
@@ -61,6 +64,7 @@ class NetworkRow:
     labels: Mapping[str, str]
     engine: str
     users: tuple[str, ...] = ()
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

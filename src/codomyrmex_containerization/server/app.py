@@ -65,6 +65,7 @@ async def _serve(application: Application) -> int:
         # Asking an engine means importing its library: not while the client waits for its first answer, unless there is a reason.
         if application.settings.reap_at_start and application.has_dead_runs:
             tasks.start_soon(_reap, application)
+        tasks.start_soon(_attend, application)
         async with stdio_server() as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())
             _leave_soon(0)
@@ -80,6 +81,13 @@ async def _reap(application: Application) -> None:
             logger.warning("removed what a dead run had left: %s", line)
     except Exception:  # nothing that goes wrong here may end the server
         logger.warning("what dead runs left could not be looked at", exc_info=True)
+
+
+async def _attend(application: Application) -> None:
+    try:
+        await application.engines.attend()
+    except Exception:  # nothing that goes wrong here may end the server
+        logger.warning("health checks are not run any more", exc_info=True)
 
 
 def _leave_soon(code: int) -> None:

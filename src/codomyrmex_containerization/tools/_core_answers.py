@@ -33,6 +33,9 @@ class EngineStatus(Row):
     os: str | None = None
     architecture: str | None = None
     kernel_version: str | None = None
+    product: str | None = None
+    lacks: dict[str, str] | None = None
+    notes: list[str] | None = None
 
 
 class BackEndStatus(Row):
@@ -68,12 +71,15 @@ def _engine_lines(engine: EngineStatus) -> list[str]:
     where = f" at {engine.endpoint} ({engine.endpoint_source})" if engine.endpoint else ""
     if not engine.available:
         return [f"{engine.name}{mark}: not available{where}: {engine.reason}", f"  Next: {engine.remedy}"]
+    product = f"{engine.product} " if engine.product and engine.product != engine.name else ""
     return [
-        f"{engine.name}{mark}: {engine.version} (API {engine.api_version}){where}",
+        f"{engine.name}{mark}: {product}{engine.version} (API {engine.api_version}){where}",
         f"  {'rootless, ' if engine.rootless else ''}cgroup v{engine.cgroup_version}, storage {engine.storage_driver}, "
         f"builds by {engine.builder}",
         f"  {engine.containers_running} of {engine.containers} containers running, {engine.images} images",
         f"  on {engine.os}, {engine.architecture}, kernel {engine.kernel_version}",
+        *(f"  cannot: {what} ({why})" for what, why in (engine.lacks or {}).items()),
+        *(f"  note: {note}" for note in engine.notes or ()),
     ]
 
 
@@ -132,6 +138,7 @@ class ContainerListAnswer(Answer):
     containers: list[ContainerListRow]
     total: int
     next_cursor: str | None = Field(None, description="Pass as cursor for the next page")
+    failed: list[str] = []
 
     _cursor_behind: Callable[[int], str] | None = PrivateAttr(default=None)
 
@@ -142,7 +149,7 @@ class ContainerListAnswer(Answer):
 
     def text(self) -> str:
         if not self.containers:
-            return "no containers" if self.total == 0 else "no more containers"
+            return "\n".join(["no containers" if self.total == 0 else "no more containers", *self.failed])
         header = ("ID", "NAME", "IMAGE", "STATUS", "CREATED", "CPU%", "MEM", "LIMIT", "PIDS", "PORTS", "ENGINE")
         engines = {row.engine for row in self.containers}
         lines = [table(header, [_list_cells(row, show_engine=len(engines) > 1) for row in self.containers])]
@@ -150,7 +157,7 @@ class ContainerListAnswer(Answer):
             lines.append(
                 f"{len(self.containers)} of {self.total} shown; next: the same arguments with cursor={self.next_cursor!r}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.failed])
 
     def cut(self, field: str, keep: int) -> Self:
         keep = max(keep, 1)

@@ -31,6 +31,7 @@ class ImageListAnswer(Answer):
     images: list[ImageListRow]
     total: int
     next_cursor: str | None = Field(None, description="Pass as cursor for the next page")
+    failed: list[str] = []
 
     _cursor_behind: Callable[[int], str] | None = PrivateAttr(default=None)
 
@@ -41,7 +42,7 @@ class ImageListAnswer(Answer):
 
     def text(self) -> str:
         if not self.images:
-            return "no images" if self.total == 0 else "no more images"
+            return "\n".join(["no images" if self.total == 0 else "no more images", *self.failed])
         header = ("ID", "TAGS", "SIZE", "CREATED", "PLATFORM", "USED BY", "ENGINE")
         engines = {row.engine for row in self.images}
         lines = [table(header, [_cells(row, show_engine=len(engines) > 1) for row in self.images])]
@@ -49,7 +50,7 @@ class ImageListAnswer(Answer):
             lines.append(
                 f"{len(self.images)} of {self.total} shown; next: the same arguments with cursor={self.next_cursor!r}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.failed])
 
     def cut(self, field: str, keep: int) -> Self:
         keep = max(keep, 1)

@@ -33,7 +33,7 @@ _IN_CONTAINER = re.compile(r"(?P<container>[a-zA-Z0-9][a-zA-Z0-9_.-]*):(?P<path>
 @mcp_tool(title="Containers: inspect", read_only=True, idempotent=True, toolset="core")
 async def container_inspect(ctx: Context, *, container: Container, engine: Engine = None) -> answers.InspectAnswer:
     """Show one container: state and health, configuration, mounts, networks, ports, limits, security."""
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     found = await containers.find_details(chosen, container)
     return _inspected(found, own=chosen.owns("container", found.state.id))
 
@@ -132,8 +132,7 @@ async def _plan_copy(ctx: Context, *, source: str, target: str, engine: str | No
         return await _plan_foreign(ctx, inside["container"], engine, "Copy files into")
     if outside is None:
         return None
-    chosen = ctx.engines.get(engine)
-    into = _host_target(chosen, target, outside["path"])
+    into = _host_target(await ctx.engines.holding(outside["container"], engine), target, outside["path"])
     if not os.path.lexists(into):
         return None
     found = into.lstat()
@@ -159,7 +158,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
         place = chosen.resolve_path(_host_path(source), purpose="a copy")
         made = await copies.copy_in(chosen, state.id, place, inside["path"] or "/", contents=_is_contents(source))
     elif outside is not None and inside is None:
-        chosen = ctx.engines.get(engine)
+        chosen = await ctx.engines.holding(outside["container"], engine)
         state = await containers.find(chosen, outside["container"])
         made = await copies.copy_out(
             chosen, state.id, outside["path"] or "/", _host_target(chosen, target, outside["path"])
@@ -174,7 +173,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
 
 async def _writable(ctx: Context, container: str, engine: str | None) -> tuple[guard.GuardedEngine, ContainerState]:
     """Find a container that may be written to. Raises Refused for one of others that the policy would not let us create."""
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     state = await containers.find(chosen, container)
     chosen.judge_foreign(state)
     return chosen, state
@@ -183,7 +182,7 @@ async def _writable(ctx: Context, container: str, engine: str | None) -> tuple[g
 async def _plan_foreign(ctx: Context, container: str, engine: str | None, what: str) -> Plan | None:
     if ctx.settings.policy.foreign != "ask":
         return None
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     state = await containers.find(chosen, container)
     if chosen.owns("container", state.id):
         return None

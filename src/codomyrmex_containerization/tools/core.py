@@ -140,7 +140,8 @@ async def container_build(
         pull=pull,
         secrets=images.secrets(secrets or {}),
     )
-    made = await images.build(ctx.engines.get(engine), request, timeout_seconds=timeout_seconds, progress=ctx.progress)
+    chosen = await ctx.engines.pick(engine)
+    made = await images.build(chosen, request, timeout_seconds=timeout_seconds, progress=ctx.progress)
     return answers.BuildAnswer(
         image=made.reference,
         image_id=made.image_id,
@@ -169,12 +170,13 @@ async def container_list(
     cursor: Annotated[str | None, Field(description="next_cursor of the page before", max_length=256)] = None,
     engine: Engine = None,
 ) -> answers.ContainerListAnswer:
-    """List containers, newest first, with what they use."""
+    """List containers of all engines, newest first, with what they use."""
     given = {"all": all, "name": name, "label": label, "image": image, "status": status, "engine": engine}
     wanted = containers.ContainerFilter(all=all, name=name, label=label, image=image, status=status)
     page = await containers.list_containers(
-        ctx.engines.get(engine),
+        ctx.engines,
         wanted,
+        engine=engine,
         usage=usage,
         limit=limit,
         after=cursors.decode(cursor, "container_list", given) if cursor is not None else None,
@@ -184,6 +186,7 @@ async def container_list(
         containers=[_list_row(one) for one in page.containers],
         total=page.total,
         next_cursor=cursors.encode("container_list", given, page.next_key) if page.next_key else None,
+        failed=list(page.failed),
     )
     return answer.with_cursors(lambda index: cursors.encode("container_list", given, keys[index]))
 
@@ -267,7 +270,7 @@ async def container_run(
         )
     if detach and stdin is not None:
         raise errors.InvalidArgument("stdin cannot be given to a detached container.", hint="leave stdin or detach out")
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.pick(engine)
     if detach:
         state = await containers.run_detached(chosen, spec, pull_policy=pull_policy, progress=ctx.progress)
         return await _detached_answer(ctx, chosen, state)
@@ -311,7 +314,7 @@ async def container_logs(
     engine: Engine = None,
 ) -> answers.LogsAnswer:
     """Read a container's log: its last lines, filtered."""
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     state = await containers.find(chosen, container)
     begin, end = arguments.moment(since, name="since"), arguments.moment(until, name="until")
     if begin is not None and end is not None and begin >= end:
@@ -331,7 +334,7 @@ async def container_logs(
 
 
 async def _plan_remove(ctx: Context, *, container: str, force: bool, volumes: bool, engine: str | None) -> Plan | None:
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     removal = await containers.plan_removal(chosen, container, force=force, volumes=volumes)
     if chosen.owns("container", removal.state.id):
         return None
@@ -348,7 +351,7 @@ async def container_remove(
     engine: Engine = None,
 ) -> answers.RemoveAnswer:
     """Remove a container. One that this server run did not create needs a confirmation."""
-    chosen = ctx.engines.get(engine)
+    chosen = await ctx.engines.holding(container, engine)
     removal = await containers.plan_removal(chosen, container, force=force, volumes=volumes)
     await containers.remove(chosen, removal.state.id, force=force, volumes=volumes)
     return answers.RemoveAnswer(id=removal.state.id[:12], name=removal.state.name, removed=list(removal.lost))
@@ -381,6 +384,9 @@ def _engine_status(probe: EngineProbe, *, default: bool) -> answers.EngineStatus
         os=info.os,
         architecture=info.architecture,
         kernel_version=info.kernel_version,
+        product=info.product if info.product != probe.name else None,
+        lacks=dict(info.lacks) or None,
+        notes=list(info.notes) or None,
         **where,
     )
 

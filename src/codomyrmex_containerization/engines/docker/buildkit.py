@@ -89,7 +89,12 @@ async def build(
 
 def _command(spec: BuildSpec, buildx: Path, folder: Path, endpoint: Endpoint) -> tuple[list[str], dict[str, str]]:
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    env |= {"DOCKER_HOST": endpoint.url, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "NO_COLOR": "1"}
+    env |= {
+        "DOCKER_HOST": endpoint.via or endpoint.url,
+        **_tls(endpoint, folder),
+        "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+        "NO_COLOR": "1",
+    }
     argv = [
         str(buildx),
         "build",
@@ -122,6 +127,19 @@ def _command(spec: BuildSpec, buildx: Path, folder: Path, endpoint: Endpoint) ->
     empty.mkdir()
     argv += [f"--file={_private_dockerfile(spec, folder)}", "--", str(spec.context or empty)]
     return argv, env
+
+
+def _tls(endpoint: Endpoint, folder: Path) -> dict[str, str]:
+    """Lay the endpoint's TLS material out as buildx wants to find it."""
+    if endpoint.tls is None:
+        return {}
+    certificates = folder / "certificates"
+    certificates.mkdir(mode=0o700)
+    for name, source in (("ca", endpoint.tls.ca), ("cert", endpoint.tls.cert), ("key", endpoint.tls.key)):
+        if source is not None:
+            (certificates / f"{name}.pem").symlink_to(Path(source).absolute())
+    verify = "DOCKER_TLS_VERIFY" if endpoint.tls.verify else "DOCKER_TLS"
+    return {verify: "1", "DOCKER_CERT_PATH": str(certificates)}
 
 
 def _private_dockerfile(spec: BuildSpec, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +14,16 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, processes
-from codomyrmex_containerization.engines.docker import buildkit, classic, shapes, streams
+from codomyrmex_containerization.engines.docker import buildkit, classic, objects, shapes, streams
 from codomyrmex_containerization.engines.docker import client as connecting
 from codomyrmex_containerization.engines.docker import errors as docker_errors
-from codomyrmex_containerization.models.container import ContainerRow, ContainerSpec, ContainerState, OutputFrame
+from codomyrmex_containerization.models.container import (
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    Limits,
+    OutputFrame,
+)
 from codomyrmex_containerization.models.details import (
     ContainerDetails,
     ExecSpec,
@@ -26,8 +32,10 @@ from codomyrmex_containerization.models.details import (
     ImageRow,
     PathStat,
 )
-from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo, EngineKind
+from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ T = TypeVar("T")
 _REMOVE_SECONDS = 60.0
 _START_SECONDS = 120.0
 _STATS_SECONDS = 10.0
+_DISK_USAGE_SECONDS = 30.0
 _COPY_CHUNK_BYTES = 1024 * 1024
 _EXEC_STARTS_SECONDS = 4.0
 _EXEC_ENDS_SECONDS = 4.0
@@ -63,6 +72,10 @@ class DockerEngine(base.Engine):
     def is_local(self) -> bool:
         """Whether it is reached through a Unix socket."""
         return self.endpoint.socket_path is not None
+
+    async def product(self) -> EngineKind:
+        """Say what really answers, which may be Podman."""
+        return await self._call(lambda: self._connection().product, "asking what it is")
 
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
         """Ask GET /_ping and GET /info."""
@@ -168,7 +181,7 @@ class DockerEngine(base.Engine):
             )
 
         def pieces() -> Iterator[OutputFrame]:
-            return streams.frames(response.raw._fp.fp.read1, tty=False)
+            return self._output(streams.frames(response.raw._fp.fp.read1, tty=False))
 
         async with threads.task_group() as tasks:
             if stdin is not None:
@@ -176,6 +189,12 @@ class DockerEngine(base.Engine):
             async with threads.iterate(pieces, stop=lambda: streams.release(response)) as items:
                 yield _DockerAttachment(items, self.name)
             tasks.cancel_scope.cancel()
+
+    def _output(self, frames: Iterator[OutputFrame]) -> Iterator[OutputFrame]:
+        return frames
+
+    def _build_events(self, lines: Iterator[dict[str, Any]]) -> Iterator[BuildEvent]:
+        return classic.events(lines)
 
     async def _feed(self, sock: Any, data: bytes) -> None:
         def send() -> None:
@@ -273,7 +292,12 @@ class DockerEngine(base.Engine):
         state = await self._exec_when(exec_id, _has_started, _EXEC_STARTS_SECONDS)
         if not state.running:
             return state.exit_code is not None
-        if not self.is_local or not state.pid:
+        if not self.is_local:
+            raise errors.Unsupported(
+                f"A command in a container of {self.name} cannot be killed from this host.",
+                hint="stop the container, or kill it from inside; docker and podman on this host can do it",
+            )
+        if not state.pid:
             return False
         ended = await threads.run(
             lambda: processes.end_tree(state.pid, container),
@@ -323,6 +347,9 @@ class DockerEngine(base.Engine):
             client = self._client()
             url = client._url("/containers/{0}/archive", container)
             response = client.head(url, params={"path": path}, timeout=self._timeout_seconds)
+            told = response.headers.get("X-Docker-Container-Path-Stat")
+            if response.status_code == 404 and told and (link := shapes.path_stat(told)).link_target:
+                return link  # Podman's word for a link that leads nowhere
             if response.status_code == 404:
                 raise errors.NotFound(
                     f"There is no {path} in container {container[:12]}.", hint="check the path inside the container"
@@ -333,7 +360,7 @@ class DockerEngine(base.Engine):
                     hint="check the path: its links may lead in a circle, or a file stands where a folder is named",
                 )
             client._raise_for_status(response)
-            return shapes.path_stat(response.headers.get("X-Docker-Container-Path-Stat"))
+            return shapes.path_stat(told)
 
         return await self._call(ask, f"looking at {path}", subject=f"container {container!r}")
 
@@ -411,6 +438,12 @@ class DockerEngine(base.Engine):
         self, container: str, query: base.LogQuery, *, tty: bool
     ) -> AsyncIterator[AsyncIterator[OutputFrame]]:
         """GET /containers/ID/logs."""
+        response = await self._open_log(container, query)
+        read = response.raw.read1 if tty else response.raw.read
+        async with self._stream(lambda: streams.frames(read, tty=tty), response, "reading the log") as items:
+            yield items
+
+    async def _open_log(self, container: str, query: base.LogQuery) -> Any:
         params = {
             "stdout": int(query.stream != "stderr"),
             "stderr": int(query.stream != "stdout"),
@@ -431,10 +464,7 @@ class DockerEngine(base.Engine):
                 sock.settimeout(None)
             return response
 
-        response = await self._call(ask, f"reading the log of {container}", subject=f"container {container!r}")
-        read = response.raw.read1 if tty else response.raw.read
-        async with self._stream(lambda: streams.frames(read, tty=tty), response, "reading the log") as items:
-            yield items
+        return await self._call(ask, f"reading the log of {container}", subject=f"container {container!r}")
 
     async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
         """Cgroup files where this host has them, else every stats request at once."""
@@ -611,7 +641,7 @@ class DockerEngine(base.Engine):
             )
             sent.response = response
             client._raise_for_status(response)
-            yield from classic.events(_json_lines(response))
+            yield from self._build_events(_json_lines(response))
 
         try:
             async with threads.iterate(events, stop=sent.stop) as items:
@@ -620,6 +650,155 @@ class DockerEngine(base.Engine):
             raise
         except Exception as error:  # whatever the library raised becomes one of our errors here
             raise sent.failure or docker_errors.translate(error, engine=self.name, what="building the image") from error
+
+    async def update_container(self, container: str, limits: Limits) -> None:
+        """POST /containers/NAME/update."""
+
+        def ask() -> None:
+            client = self._client()
+            url = client._url("/containers/{0}/update", container)
+            answer = client._post_json(url, data=objects.update_body(limits))
+            if answer.status_code in (400, 409, 500) and "memoryswap" in answer.text.lower():
+                answer = client._post_json(url, data=objects.update_body(limits, with_swap=True))
+            client._raise_for_status(answer)
+
+        await self._call(ask, f"changing the limits of {container}", subject=f"container {container!r}")
+
+    async def list_volumes(self) -> list[VolumeRow]:
+        """GET /volumes, and GET /containers/json for the users."""
+
+        def ask() -> list[VolumeRow]:
+            client = self._client()
+            return objects.volume_rows(client.volumes(), client.containers(all=True), engine=self.name)
+
+        return await self._call(ask, "listing volumes")
+
+    async def create_volume(self, spec: VolumeSpec) -> VolumeRow:
+        """POST /volumes/create, which takes a volume that is there for the one that is wanted: looked for before and after."""
+        taken = errors.Conflict(
+            f"{self.name} has a volume named {spec.name!r}.",
+            hint="choose another name; volume_list shows what there is",
+        )
+
+        def ask() -> VolumeRow:
+            client = self._client()
+            if client.get(client._url("/volumes/{0}", spec.name), timeout=self._timeout_seconds).status_code == 200:
+                raise taken
+            made = client._result(
+                client._post_json(client._url("/volumes/create"), data=objects.volume_body(spec)), True
+            )
+            row = objects.volume_row(made, engine=self.name)
+            if dict(row.labels) != dict(spec.labels) or row.driver != spec.driver:
+                raise taken
+            return row
+
+        return await self._call(ask, f"creating the volume {spec.name}")
+
+    async def remove_volume(self, volume: str, *, force: bool) -> None:
+        """DELETE /volumes/NAME."""
+        await self._call(
+            lambda: self._client().remove_volume(volume, force=force),
+            f"removing the volume {volume}",
+            subject=f"volume {volume!r}",
+        )
+
+    async def volume_sizes(self) -> dict[str, int]:
+        """GET /system/df."""
+        return await self._call(
+            lambda: objects.volume_sizes(self._disk_usage("volume")),
+            "measuring volumes",
+            deadline_seconds=_DISK_USAGE_SECONDS,
+        )
+
+    async def list_networks(self) -> list[NetworkRow]:
+        """GET /networks, and GET /containers/json for the users."""
+
+        def ask() -> list[NetworkRow]:
+            client = self._client()
+            return objects.network_rows(client.networks(), client.containers(all=True), engine=self.name)
+
+        return await self._call(ask, "listing networks")
+
+    async def create_network(self, spec: NetworkSpec) -> NetworkRow:
+        """POST /networks/create, and a look at what was made."""
+        body = objects.network_body(spec)
+
+        def ask() -> NetworkRow:
+            client = self._client()
+            made = client._result(client._post_json(client._url("/networks/create"), data=body), True)
+            return objects.network_row(client.inspect_network(made["Id"]), engine=self.name)
+
+        return await self._call(ask, f"creating the network {spec.name}")
+
+    async def remove_network(self, network: str) -> None:
+        """DELETE /networks/NAME."""
+        await self._call(
+            lambda: self._client().remove_network(network),
+            f"removing the network {network}",
+            subject=f"network {network!r}",
+        )
+
+    async def connect_network(self, network: str, container: str, *, aliases: Sequence[str] = ()) -> None:
+        """POST /networks/NAME/connect."""
+        body = objects.connect_body(container, aliases)
+        await self._network_post(network, "connect", body, f"connecting {container} to {network}", container)
+
+    async def disconnect_network(self, network: str, container: str, *, force: bool) -> None:
+        """POST /networks/NAME/disconnect."""
+        body = {"Container": container, "Force": force}
+        await self._network_post(network, "disconnect", body, f"disconnecting {container} from {network}", container)
+
+    async def _network_post(self, network: str, action: str, body: dict[str, Any], what: str, container: str) -> None:
+        def ask() -> None:
+            client = self._client()
+            url = client._url("/networks/{0}/" + action, network)
+            client._raise_for_status(client._post_json(url, data=body))
+
+        await self._call(ask, what, subject=f"container {container!r}")
+
+    async def build_cache(self) -> BuildCache:
+        """GET /system/df."""
+        return await self._call(
+            lambda: objects.build_cache(self._disk_usage("build-cache")),
+            "measuring the build cache",
+            deadline_seconds=_DISK_USAGE_SECONDS,
+        )
+
+    async def prune_build_cache(self, *, older_than_seconds: float) -> int:
+        """POST /build/prune."""
+        params = objects.build_prune_params(older_than_seconds)
+
+        def ask() -> int:
+            client = self._client()
+            answer = client.post(client._url("/build/prune"), params=params, timeout=_REMOVE_SECONDS)
+            return int(client._result(answer, True).get("SpaceReclaimed") or 0)
+
+        return await self._call(ask, "pruning the build cache", deadline_seconds=_REMOVE_SECONDS)
+
+    def _disk_usage(self, part: str) -> Any:
+        client = self._client()
+        # An engine older than API 1.42 measures everything, whatever was asked for.
+        url = client._url("/system/df")
+        answer = client.get(url, params={"type": part}, timeout=_DISK_USAGE_SECONDS)
+        return client._result(answer, True)
+
+    @asynccontextmanager
+    async def events(self, query: EventQuery) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        """GET /events."""
+        params = objects.event_params(query, now=datetime.now(UTC))
+
+        def ask() -> Any:
+            client = self._client()
+            response = client._get(client._url("/events"), params=params, stream=True)
+            client._raise_for_status(response)
+            return response
+
+        def read(response: Any) -> Iterator[EngineEvent]:
+            return (objects.event(line, engine=self.name) for line in _json_lines(response))
+
+        response = await self._call(ask, "reading events")
+        async with self._stream(lambda: read(response), response, "reading events") as items:
+            yield items
 
     async def aclose(self) -> None:
         """Close the connection pool."""

@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 from codomyrmex_containerization import errors
 
-_NO_SUCH = re.compile(r"no such (container|image|network|volume|exec instance)", re.IGNORECASE)
+_NO_SUCH = re.compile(
+    r"no such (container|image|network|volume|exec (?:instance|session))|(image) not known|(network|volume) not found",
+    re.IGNORECASE,
+)
 _LONGEST_EXPLANATION = 600
 _LONG_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
@@ -22,8 +25,78 @@ def _make(kind: type[errors.ContainerizationError], hint: str) -> Make:
     return lambda message: kind(message, hint=hint)
 
 
+_LISTED_BY = {"volume": "volume_list", "network": "network_list", "image": "image_list"}
 # What the daemon says (its message, lower case) -> what it means. The first match counts.
 _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
+    # Podman and its runtimes
+    (
+        re.compile(r"cgroups in hybrid mode not supported"),
+        _make(
+            errors.EngineUnavailable,
+            'apt-get install runc, and set runtime = "runc" in the table [engine] of Podman\'s containers.conf',
+        ),
+    ),
+    (
+        re.compile(r"unable to find (user|group) |no matching entries in (passwd|group) file"),
+        _make(errors.InvalidArgument, "name a user that the image has, or a number"),
+    ),
+    (
+        re.compile(r"error creating file at .*file exists|cannot overwrite (non-)?directory"),
+        _make(errors.Conflict, "a file and a folder of the same name meet: name another target"),
+    ),
+    (
+        re.compile(r"setting rlimit"),
+        _make(errors.InvalidArgument, "the engine may not raise a limit that high: ask for less in ulimits"),
+    ),
+    (
+        re.compile(r"slirp4netns failed|/dev/net/tun|setup network: "),
+        _make(
+            errors.EngineUnavailable,
+            "the engine cannot make a network for this container: pass network='none' or 'host', or have /dev/net/tun opened to its user",
+        ),
+    ),
+    (
+        re.compile(
+            r"command that was not found|oci permission denied|crun: executable file|(runc|crun): runc create failed"
+        ),
+        _make(
+            errors.CommandFailed,
+            "check the command and the entrypoint: the program must exist and be executable in the image",
+        ),
+    ),
+    (
+        re.compile(r"more than one result for|is ambiguous"),
+        _make(errors.Ambiguous, "give more of the id, or the name"),
+    ),
+    (
+        re.compile(r"name .* (is (already )?in use|already used)|(network|volume|container) already exists$"),
+        _make(errors.Conflict, "choose another name, or remove the one that has it first"),
+    ),
+    (
+        re.compile(r"cannot be removed without force|as it is (running|paused)"),
+        _make(errors.Conflict, "stop it first or pass force=true"),
+    ),
+    (
+        re.compile(r"image used by|image is in use by"),
+        _make(errors.Conflict, "remove the containers that use it first or pass force=true"),
+    ),
+    (
+        re.compile(r"container state improper|has no defined healthcheck"),
+        _make(errors.Conflict, "look at its state with container_inspect; container_control changes it"),
+    ),
+    (
+        re.compile(r"is not logging output|cannot read logs"),
+        _make(errors.Unsupported, "this container's log driver keeps no log that the engine can read"),
+    ),
+    (
+        re.compile(r"must be lowercase|invalid reference format|invalid filter|names must match|: invalid argument$"),
+        _make(errors.InvalidArgument, "mend the argument that the message names"),
+    ),
+    (
+        re.compile(r"did not resolve to an alias"),
+        _make(errors.NotFound, "name the registry too, as in localhost:5000/NAME:TAG"),
+    ),
+    # Docker
     (
         re.compile(r"port is already allocated|address already in use"),
         _make(errors.Conflict, "publish another host port, or none to get a free one"),
@@ -40,6 +113,10 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
             errors.CommandFailed,
             "check the command and the entrypoint: the program must exist and be executable in the image",
         ),
+    ),
+    (
+        re.compile(r"unable to find (user|group) |no matching entries in (passwd|group) file"),
+        _make(errors.CommandFailed, "check the user: its name must be in the image's /etc/passwd, a number need not"),
     ),
     (
         re.compile(r"you cannot remove a running container|stop the container before|container is running"),
@@ -79,6 +156,45 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
         _make(errors.Ambiguous, "give more of the id, or the name"),
     ),
     (re.compile(r"network .* not found"), _make(errors.NotFound, "check the network's name")),
+    (
+        re.compile(r"predefined|pre-defined|operation is not permitted on"),
+        _make(errors.Conflict, "the engine made that network for itself: choose another name"),
+    ),
+    (
+        re.compile(r"network with name .* already exists"),
+        _make(errors.Conflict, "choose another name; network_list shows what there is"),
+    ),
+    (
+        re.compile(r"pool overlaps|subnet .* is already used"),
+        _make(errors.Conflict, "choose another subnet, or none to get a free one; network_list shows those in use"),
+    ),
+    (
+        re.compile(r"has active endpoints|network is being used|volume is (in use|being used)"),
+        _make(errors.Conflict, "disconnect or remove the containers that use it first"),
+    ),
+    (
+        re.compile(
+            r"endpoint with name .* already exists|is already connected to network|is not connected to( the)? network"
+        ),
+        _make(errors.Conflict, "container_inspect shows the networks of a container"),
+    ),
+    (
+        re.compile(r"volume options .* not supported"),
+        _make(
+            errors.Unsupported, "leave those options out: the file system under this engine's volumes cannot do that"
+        ),
+    ),
+    (
+        re.compile(r"volume plugin|plugin .* not found|unsupported (volume|network) driver"),
+        _make(
+            errors.InvalidArgument,
+            "use a driver that the engine has, such as local for volumes and bridge for networks",
+        ),
+    ),
+    (
+        re.compile(r"failed to parse|invalid subnet|failed to allocate gateway"),
+        _make(errors.InvalidArgument, "mend the argument that the message names"),
+    ),
     (
         re.compile(r"is not running|is not paused|is already paused|is paused|is restarting"),
         _make(errors.Conflict, "look at its state with container_inspect; container_control changes it"),
@@ -120,7 +236,9 @@ def translate(error: BaseException, *, engine: str, what: str, subject: str = ""
             hint="call container_runtime_status to see whether it answers at all",
         )
     broken = docker.errors.DockerException | docker.errors.StreamParseError | http.client.HTTPException
-    if isinstance(error, broken | requests.RequestException | OSError | ValueError) or _is_urllib3(error):
+    if isinstance(error, broken | requests.RequestException | OSError | ValueError | RecursionError) or _is_urllib3(
+        error
+    ):
         return unavailable(error, engine=engine, what=what)
     if isinstance(error, TypeError | AttributeError | LookupError):
         # Its answer was JSON, but not what the Engine API describes: something else listens there.
@@ -143,7 +261,7 @@ def unavailable(error: BaseException | None, *, engine: str, what: str) -> error
         cause = _inner(cause)
     return errors.EngineUnavailable(
         f"{engine} stopped answering or is not running (while {what}).",
-        hint="start it (for Docker: 'systemctl start docker' or dockerd), then call again; container_runtime_status shows every engine",
+        hint="start it ('systemctl start docker', or podman.socket), then call again; container_runtime_status shows every engine",
     )
 
 
@@ -175,11 +293,13 @@ def _from_daemon(error: BaseException, *, engine: str, what: str, subject: str) 
     text = getattr(error, "explanation", None) or getattr(getattr(error, "response", None), "reason", None) or ""
     text = text if isinstance(text, str) else text.decode("utf-8", "replace")
     missing = _NO_SUCH.search(text)
-    if status == 404 and subject and missing:
+    kind = next((one.lower() for one in missing.groups() if one), "") if missing else ""
+    # What is missing may be another thing than the one that the call is about: a network for a container.
+    if status == 404 and kind and subject.startswith(kind):
         return errors.NotFound(
             f"{engine} has no {subject}.",
-            hint="check the name; container_list(all=true) shows the containers there are",
-            details={"missing": missing[1].lower()},
+            hint=f"check the name; {_LISTED_BY.get(kind, 'container_list(all=true)')} shows what there is",
+            details={"missing": kind},
         )
     return from_message(text, engine=engine, what=what, status=status if isinstance(status, int) else None)
 

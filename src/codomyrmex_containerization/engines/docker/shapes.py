@@ -41,7 +41,7 @@ from codomyrmex_containerization.models.details import (
     PathStat,
     SecurityOptions,
 )
-from codomyrmex_containerization.models.engine import Endpoint, EngineInfo, EngineKind
+from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo, EngineKind
 from codomyrmex_containerization.models.image import ImageState
 from codomyrmex_containerization.models.usage import Usage
 
@@ -51,6 +51,9 @@ _FRACTION = re.compile(r"\.(\d{1,6})\d*")
 _HEALTH_IN_STATUS = re.compile(r"\((healthy|unhealthy|health: starting)\)")
 _SHELL = re.compile(r"(?:RUN )?(?:\|\d+ .*?)?/bin/sh -c ", re.DOTALL)
 _NANOSECONDS = 1_000_000_000
+ELSEWHERE = "a command is killed from the engine's own host only"
+# Podman has more words: `stopped` has ended and is not tidied up yet, `initialized` is ready to be started.
+_PODMAN_STATUSES = {"stopped": "exited", "stopping": "running", "configured": "created", "initialized": "created"}
 
 
 def instant(text: str | None) -> datetime | None:
@@ -66,6 +69,7 @@ def instant(text: str | None) -> datetime | None:
 
 def status(text: str, *, engine: str) -> ContainerStatus:
     """Return the status, or raise EngineUnavailable naming one that is not known: never a guess."""
+    text = _PODMAN_STATUSES.get(text, text)
     if text not in STATUSES:
         raise errors.EngineUnavailable(
             f"{engine} reports a container status that is not known here: {text!r}.",
@@ -168,7 +172,17 @@ def engine_info(
         builder=builder,
         kernel_version=str(raw.get("KernelVersion") or ""),
         product=product,
+        lacks=_lacks(endpoint, builder),
     )
+
+
+def _lacks(endpoint: Endpoint, builder: str) -> dict[Capability, str]:
+    lacks: dict[Capability, str] = {}
+    if builder != "buildkit":
+        lacks["build_secrets"] = "docker buildx is not installed"
+    if endpoint.socket_path is None:
+        lacks["exec_kill"] = ELSEWHERE
+    return lacks
 
 
 def container_details(raw: Json, *, engine: str) -> ContainerDetails:
@@ -273,9 +287,9 @@ def path_stat(header: str | None) -> PathStat:
     """Make a path's state of the header X-Docker-Container-Path-Stat; the mode bits are Go's (os.ModeDir is 1 << 31)."""
     raw = json.loads(base64.b64decode(header or "") or b"{}")
     mode = int(raw.get("mode") or 0)
-    return PathStat(
-        str(raw.get("name") or ""), int(raw.get("size") or 0), bool(mode & 1 << 31), str(raw.get("linkTarget") or "")
-    )
+    # Podman names a target for everything: its own path for what is no link (os.ModeSymlink is 1 << 27).
+    target = str(raw.get("linkTarget") or "") if mode & 1 << 27 else ""
+    return PathStat(str(raw.get("name") or ""), int(raw.get("size") or 0), bool(mode & 1 << 31), target)
 
 
 def exec_body(spec: ExecSpec) -> dict[str, Any]:

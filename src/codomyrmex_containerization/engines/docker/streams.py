@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.docker.tls import TlsSocket
 from codomyrmex_containerization.models.container import OutputFrame
 
 _HEADER = struct.Struct(">BxxxL")
@@ -22,14 +23,14 @@ _LARGEST_FRAME_BYTES = 64 * 1024 * 1024
 Read = Callable[[int], bytes]
 
 
-def raw_socket(response: Any) -> socket.socket | None:
+def raw_socket(response: Any) -> socket.socket | TlsSocket | None:
     """Find the socket under a streamed response, to set its time limit and to end a blocked read."""
     candidate = response
     for name in ("raw", "_fp", "fp", "raw", "_sock"):
         candidate = getattr(candidate, name, None)
         if candidate is None:
             return None
-    return candidate if isinstance(candidate, socket.socket) else None
+    return candidate if isinstance(candidate, socket.socket | TlsSocket) else None
 
 
 def release(response: Any) -> None:

@@ -1,0 +1,214 @@
+"""How does the name of an engine become an engine: where is it, must something be started first, and which class speaks to it?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+
+from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization.engines import base, endpoints, tunnels
+from codomyrmex_containerization.engines.podman import service
+from codomyrmex_containerization.models.engine import Endpoint
+from codomyrmex_containerization.models.settings import EndpointSettings
+
+MEMORY = "memory"
+
+_CONNECT_SECONDS = 1.0
+_LOOK_SECONDS = 10.0
+_SERVICE_SECONDS = 30.0
+_INSTALL: Mapping[str | None, str] = {
+    None: "install Podman or Docker (Debian, Ubuntu: apt-get install podman), or set DOCKER_HOST to an engine's socket",
+    "docker": "install and start Docker (Debian, Ubuntu: apt-get install docker.io), or set DOCKER_HOST to the engine's socket",
+    "podman": "install Podman (Debian, Ubuntu: apt-get install podman), or set CONTAINER_HOST to its socket",
+}
+
+
+def not_found(name: str | None, names: Sequence[str]) -> errors.EngineUnavailable:
+    """Return the error for an engine that is nowhere; `name` None: for all of them."""
+    only = name if name is not None or len(names) > 1 else names[0]
+    what = {"docker": "Docker was", "podman": "Podman was"}.get(only or "", "No engine was")
+    hint = _INSTALL.get(only, _INSTALL[None])
+    return errors.EngineUnavailable(f"{what} not found: no socket at the usual places.", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What engines are opened with. `folder` is for the sockets of services and tunnels: private, with a short path."""
+
+    timeout_seconds: float
+    buildx: str | None
+    scratch: Path | None
+    folder: Path
+    podman_service: bool = True
+    named: Mapping[str, EndpointSettings] = field(default_factory=dict)
+
+
+class Opener:
+    """Finds and opens engines by name; keeps what had to be started for them."""
+
+    def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
+        self._options = options
+        self._environ = environ
+        self._tunnels: dict[tuple[str, str | None], tunnels.Tunnel] = {}
+        self._service: service.ServiceEndpoint | None = None
+        self._unattended: list[base.Engine] = []
+        self._more = anyio.Event()
+
+    def knows(self, name: str) -> bool:
+        """Whether a name means an engine, be it there or not."""
+        return name in ("docker", "podman", MEMORY) or name in self._options.named
+
+    async def is_there(self, name: str) -> bool:
+        """Say whether there is a trace of the engine that is worth asking. Raises what is wrong with one that a user named."""
+        if name == MEMORY or name in self._options.named:
+            return True
+        return bool(await self._candidates(name)) or self._can_start(name)
+
+    async def would_start(self, name: str) -> bool:
+        """Say whether opening the engine would start its service."""
+        return self._can_start(name) and self._service is None and await self._answering(name) is None
+
+    async def locate(self, name: str) -> Endpoint | None:
+        """Return where the engine is, what it takes started; None when there is no trace of one.
+
+        Raises what is wrong with an address that a user named, and EngineUnavailable when its service does not start.
+        """
+        if name == MEMORY:
+            return Endpoint(MEMORY, "memory://", "built in", kind="memory")
+        if name in self._options.named:
+            return await self._reached(endpoints.named(name, self._options.named[name]))
+        if name == "podman" and self._service is not None:
+            return self._service.endpoint
+        found = await self._answering(name)
+        if found is None and self._can_start(name):
+            return await self._started()
+        if found is None:
+            # Whatever is wrong with the first one that does not answer is worth more than "not found".
+            found = next(iter(await self._candidates(name)), None)
+        return await self._reached(found) if found is not None else None
+
+    async def answers(self, name: str) -> bool:
+        """Say whether the engine would take a call: somebody listens, its service can be started, or a user named it."""
+        if name == MEMORY or name in self._options.named:
+            return True
+        return await self._answering(name) is not None or self._can_start(name)
+
+    async def open(self, endpoint: Endpoint) -> base.Engine:
+        """Open the engine at an endpoint, as what really answers there. Raises what a first request raises."""
+        # Imported when first needed: starting the server must not load an engine's library.
+        if endpoint.kind == "memory":
+            from codomyrmex_containerization.engines.memory.engine import MemoryEngine
+
+            return MemoryEngine(endpoint).stocked()
+        from codomyrmex_containerization.engines.docker.engine import DockerEngine
+        from codomyrmex_containerization.engines.podman.engine import PodmanEngine
+
+        options = self._options
+        engine = DockerEngine(
+            endpoint, timeout_seconds=options.timeout_seconds, buildx=options.buildx, scratch=options.scratch
+        )
+        is_ours = self._service is not None and endpoint.url == self._service.endpoint.url
+        if not is_ours and await engine.product() != "podman":
+            return engine
+        await engine.aclose()
+        podman = PodmanEngine(
+            endpoint,
+            timeout_seconds=options.timeout_seconds,
+            scratch=options.scratch,
+            revive=self._revive if is_ours else None,
+            notes=self._service.notes if is_ours and self._service is not None else (),
+        )
+        self._unattended.append(podman)
+        self._more.set()
+        return podman
+
+    async def attend(self) -> None:
+        """Do what engines leave to their clients, until cancelled: only a process that lives long can."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                while self._unattended:
+                    tasks.start_soon(_attend, self._unattended.pop())
+                self._more = anyio.Event()
+                await self._more.wait()
+
+    async def aclose(self) -> None:
+        """End what was started for this process alone; may be called twice."""
+        while self._tunnels:
+            _, tunnel = self._tunnels.popitem()
+            await tunnel.aclose()
+
+    async def _candidates(self, name: str) -> list[Endpoint]:
+        return await threads.run(
+            lambda: endpoints.candidates("podman" if name == "podman" else "docker", self._environ),
+            deadline_seconds=_LOOK_SECONDS,
+            what="looking for engines",
+        )
+
+    async def _answering(self, name: str) -> Endpoint | None:
+        """Return the first place where somebody listens; one that a user named is taken for that unseen."""
+        found = await self._candidates(name)
+        if found and not endpoints.is_searched(found[0]):
+            return found[0]
+        return await threads.run(
+            lambda: next((one for one in found if _listens(one)), None),
+            deadline_seconds=_LOOK_SECONDS,
+            what="looking for engines",
+        )
+
+    def _can_start(self, name: str) -> bool:
+        return name == "podman" and self._options.podman_service and service.is_possible()
+
+    async def _started(self) -> Endpoint:
+        self._service = await threads.run(
+            lambda: service.ensure(self._options.folder / "podman", self._environ),
+            deadline_seconds=_SERVICE_SECONDS,
+            what="starting Podman's service",
+        )
+        return self._service.endpoint
+
+    async def _revive(self) -> None:
+        await self._started()
+
+    async def _reached(self, endpoint: Endpoint) -> Endpoint:
+        """Return the endpoint with the tunnel open that it takes. Raises what keeps it from opening."""
+        if endpoint.scheme != "ssh":
+            return endpoint
+        key = (endpoint.url, endpoint.identity)
+        tunnel = self._tunnels.get(key)
+        if tunnel is None:
+            folder = await threads.run(self._tunnel_folder, deadline_seconds=_LOOK_SECONDS, what="making a folder")
+            tunnel = self._tunnels[key] = tunnels.Tunnel(endpoint, folder=folder, environ=self._environ)
+        return replace(endpoint, via=f"unix://{await tunnel.open()}")
+
+    def _tunnel_folder(self) -> Path:
+        folder = self._options.folder / "ssh"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+
+async def _attend(engine: base.Engine) -> None:
+    from codomyrmex_containerization.engines.podman import health
+    from codomyrmex_containerization.engines.podman.engine import PodmanEngine
+
+    if isinstance(engine, PodmanEngine):
+        await health.run_health_checks(engine)
+
+
+def _listens(endpoint: Endpoint) -> bool:
+    path = endpoint.socket_path
+    if path is None:
+        return True
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as connection:
+            connection.settimeout(_CONNECT_SECONDS)
+            connection.connect(path)
+    except TimeoutError:
+        return True  # too busy to take it, but there
+    except (OSError, ValueError):
+        return False
+    return True

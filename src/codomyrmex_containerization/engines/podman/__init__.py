@@ -1,0 +1,1 @@
+"""What does a Podman engine need that a Docker engine does not?"""
