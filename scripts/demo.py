@@ -330,7 +330,9 @@ async def look(story: Story, wanted: str | None) -> Outside:
         raise NotReadyError(
             f"{default.get('name', 'no engine')} does not answer: {default.get('reason')} {default.get('remedy')}"
         )
-    story.lacks = default.get("lacks") or {}
+    story.lacks = {
+        what: why.rstrip(")") for what, _, why in (one.partition(" (") for one in default.get("lacks") or ())
+    }
     kind = str(default.get("product") or default["name"])
     return outside(kind, str(default["endpoint"]))
 

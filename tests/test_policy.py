@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codomyrmex_containerization import errors, policy
-from codomyrmex_containerization.models.container import ContainerSpec, PortMapping
+from codomyrmex_containerization.models.container import ContainerSpec, Mount, PortMapping
 from codomyrmex_containerization.models.image import BuildSecret, BuildSpec
 from codomyrmex_containerization.models.settings import PolicySettings
 
@@ -45,6 +45,16 @@ REFUSED_CONTAINERS: dict[str, tuple[ContainerSpec, str, dict[str, Any]]] = {
     ),
     "a namespace by path": (
         container(network="ns:/proc/1/ns/net"),
+        "policy.allow_host_namespaces",
+        {"allow_host_namespaces": True},
+    ),
+    "Podman's way to the host's loopback": (
+        container(network="slirp4netns:allow_host_loopback=true"),
+        "policy.allow_host_namespaces",
+        {"allow_host_namespaces": True},
+    ),
+    "options for Podman's pasta": (
+        container(network="pasta:-T,auto"),
         "policy.allow_host_namespaces",
         {"allow_host_namespaces": True},
     ),
@@ -94,6 +104,21 @@ def test_capability_that_every_container_has_may_be_added(name: str) -> None:
 @pytest.mark.parametrize("network", [None, "none", "bridge", "default", "my-network", "hostile", "containers"])
 def test_network_that_is_the_containers_own_is_allowed(network: str | None) -> None:
     policy.judge_container(container(network=network), DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        Mount("bind", "/x,source=/etc", source="/srv"),
+        Mount("bind", "/x", source="/srv/a,source=/etc"),
+        Mount("volume", "/x,bind-propagation=shared", source="data"),
+        Mount("tmpfs", '/x"y'),
+        Mount("bind", "/x\ny", source="/srv"),
+    ],
+)
+def test_mount_that_an_engine_could_read_as_another_one_is_refused(mount: Mount) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        policy.judge_container(container(mounts=(mount,)), PolicySettings(allow_privileged=True))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

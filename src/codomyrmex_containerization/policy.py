@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.models.container import ContainerSpec, ContainerState
+from codomyrmex_containerization.models.container import ContainerSpec, ContainerState, Mount
 from codomyrmex_containerization.models.image import BuildSpec
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.storage import NetworkSpec, VolumeSpec
@@ -63,6 +63,7 @@ def judge_container(spec: ContainerSpec, rules: PolicySettings) -> None:
         )
     _judge_network(spec.network, rules)
     _judge_capabilities(spec.cap_add, rules)
+    judge_mount_paths(spec.mounts)
     for port in spec.ports:
         if port.host_ip is not None and port.host_ip not in rules.publish_addresses:
             address = port.host_ip or "0.0.0.0"  # noqa: S104  named in a refusal
@@ -281,10 +282,23 @@ def _is_named(path: PurePath, guarded: Path, allowed: Sequence[Path]) -> bool:
 def _judge_network(network: str | None, rules: PolicySettings) -> None:
     if network is None or rules.allow_host_namespaces:
         return
-    if network == "host" or network.startswith(("container:", "ns:")):
+    # No network has a colon in its name: what has one joins another's, or gives Podman options that reach the host's.
+    if network == "host" or ":" in network:
         raise _refused(
             f"network={network}", "policy.allow_host_namespaces = true", "it joins a network that is not its own"
         )
+
+
+def judge_mount_paths(mounts: Iterable[Mount]) -> None:
+    """Raise InvalidArgument for a path that an engine could read as more than one: to be asked again once links are resolved."""
+    # Podman puts a mount together as text, and would take what follows a comma for another source.
+    for mount in mounts:
+        for path in (mount.source, mount.target):
+            if not path.isprintable() or {",", '"'} & set(path):
+                raise errors.InvalidArgument(
+                    f"{path[:80]!r} cannot be used in a mount: engines read a comma and quotation marks as more than a name.",
+                    hint="use a path without them, or copy the files in",
+                )
 
 
 def _judge_capabilities(capabilities: Iterable[str], rules: PolicySettings) -> None:

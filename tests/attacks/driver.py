@@ -148,7 +148,7 @@ class Holdings:
     images: Mapping[str, Mapping[str, str]]
     names: Mapping[str, str]
     volumes: Mapping[str, Mapping[str, str]]
-    networks: frozenset[str]
+    networks: Mapping[str, Mapping[str, str]]
 
 
 def holdings(docker: DockerCommandLine) -> Holdings:
@@ -162,7 +162,9 @@ def holdings(docker: DockerCommandLine) -> Holdings:
         ),
         names=names,
         volumes=_labels(docker, ["volume", "ls", "--quiet"], ["volume", "inspect"], "{{.Name}}", ".Labels"),
-        networks=frozenset(docker(["network", "ls", "--quiet", "--no-trunc"]).stdout.split()),
+        networks=_labels(
+            docker, ["network", "ls", "--quiet", "--no-trunc"], ["network", "inspect"], "{{.Id}}", ".Labels"
+        ),
     )
 
 

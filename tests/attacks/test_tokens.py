@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import uuid
@@ -14,7 +15,7 @@ import anyio
 import pytest
 
 from codomyrmex_containerization.engines import guard
-from tests import backends
+from tests import backends, tally
 from tests.attacks import driver
 from tests.attacks.driver import answer_of, error_of
 from tests.backends import DockerCommandLine
@@ -66,14 +67,16 @@ async def _token(server: Wire, tool: str, **arguments: Any) -> str:
 
 
 async def _still_asks(server: Wire, tool: str, token: object, **arguments: Any) -> None:
-    error = error_of(await server.call(tool, **arguments, confirm_token=token))
-    assert error["code"] == "confirmation_required", error
-    assert error["confirm_token"] != token
+    with tally.attempt():
+        error = error_of(await server.call(tool, **arguments, confirm_token=token))
+        assert error["code"] == "confirmation_required", error
+        assert error["confirm_token"] != token
 
 
 # ----------------------------------------------------------------------------------------------------------- forgery
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_that_was_not_given_opens_nothing(server: Wire, docker: DockerCommandLine, strangers: Any) -> None:
     victim = strangers()
     token = await _token(server, "container_remove", container=victim, force=True)
@@ -88,18 +91,22 @@ async def test_token_that_was_not_given_opens_nothing(server: Wire, docker: Dock
     assert not _exists(docker, victim)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_works_once(server: Wire, docker: DockerCommandLine, strangers: Any) -> None:
     victim = strangers()
     arguments = {"container": victim, "force": True}
     token = await _token(server, "container_remove", **arguments)
     calls = [await server.start_call("container_remove", **arguments, confirm_token=token) for _ in range(20)]
     codes = [driver.code_of({"result": await server.result(call)}) for call in calls]
+    tally.tried(len(codes) - 1)
+    tally.got_through(max(0, codes.count("success") - 1))
     assert codes.count("success") == 1, codes
     strangers(name=victim)
     await _still_asks(server, "container_remove", token, **arguments)
     assert _exists(docker, victim)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_is_good_for_just_its_own_arguments(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -123,6 +130,7 @@ async def test_token_is_good_for_just_its_own_arguments(
     docker(["image", "rm", f"localhost/{victim}:1"])
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_of_another_server_opens_nothing(server: Wire, docker: DockerCommandLine, strangers: Any) -> None:
     victim = strangers()
     async with wire.served("legacy") as other:
@@ -136,6 +144,7 @@ async def test_token_of_another_server_opens_nothing(server: Wire, docker: Docke
 # ------------------------------------------------------------------------------------------------------ changed state
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_does_not_reach_another_object_of_the_same_name(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -147,6 +156,7 @@ async def test_token_does_not_reach_another_object_of_the_same_name(
     assert _exists(docker, victim)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_does_not_reach_a_state_that_nobody_was_told_of(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -158,6 +168,7 @@ async def test_token_does_not_reach_a_state_that_nobody_was_told_of(
     assert _exists(docker, victim)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_for_a_name_does_not_reach_another_image(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -180,6 +191,7 @@ async def test_token_for_a_name_does_not_reach_another_image(
     docker(["image", "rm", "--force", name, other, first, second, third])
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_token_for_a_file_does_not_reach_another_file(
     server: Wire, working_folder: Path, tmp_path: Path, strangers: Any
 ) -> None:
@@ -208,6 +220,7 @@ async def _own_labels(server: Wire, docker: DockerCommandLine) -> dict[str, str]
     return {name: value for name, value in labels.items() if name.startswith("codomyrmex.")}
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_labels_of_the_live_run_worn_by_a_stranger_open_nothing(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -216,12 +229,64 @@ async def test_labels_of_the_live_run_worn_by_a_stranger_open_nothing(
     for lifetime in ("call", "detached", "sandbox"):
         worn = {**labels, guard.LABEL_LIFETIME: lifetime}
         victim = strangers(*[f"--label={name}={value}" for name, value in worn.items()])
-        error = error_of(await server.call("container_remove", container=victim, force=True))
-        assert error["code"] == "confirmation_required"
-        assert answer_of(await server.call("container_inspect", container=victim))["own"] is False
-        assert _exists(docker, victim)
+        with tally.attempt():
+            error = error_of(await server.call("container_remove", container=victim, force=True))
+            assert error["code"] == "confirmation_required"
+            assert answer_of(await server.call("container_inspect", container=victim))["own"] is False
+            assert _exists(docker, victim)
 
 
+@pytest.mark.attack(tally.LABELS)
+async def test_labels_of_the_live_run_worn_by_a_strangers_image_open_nothing(
+    server: Wire, docker: DockerCommandLine
+) -> None:
+    own = await _own_labels(server, docker)
+    built = f"localhost/own-{uuid.uuid4().hex[:8]}"
+    text = f"FROM {IMAGE}\nENV A={built}\n"
+    answer_of(await server.call("container_build", image_name=built, tag="1", dockerfile_text=text))
+    of_a_build = docker(["image", "inspect", "--format", "{{json .Config.Labels}}", f"{built}:1"]).stdout
+    worn = {**own, **json.loads(of_a_build)}
+    assert {guard.LABEL_HOST, guard.LABEL_RUN} <= worn.keys()
+    lines = "".join(f'LABEL {name}="{value}"\n' for name, value in worn.items())
+    names = [f"localhost/stranger-{uuid.uuid4().hex[:8]}:1" for _ in range(2)]
+    for number, name in enumerate(names):
+        docker(["build", "--tag", name, "-"], stdin=f"FROM {IMAGE}\n{lines}ENV N={number}\n".encode())
+    before = driver.holdings(docker).names
+    for tool, arguments in (
+        ("image_remove", {"image": names[0]}),
+        ("image_remove", {"image": names[0], "force": True}),
+        ("image_remove", {"image": before[names[0]], "force": True}),
+        ("image_tag", {"source": names[1], "target": names[0]}),
+        ("image_tag", {"source": f"{built}:1", "target": names[0]}),
+    ):
+        with tally.attempt():
+            assert error_of(await server.call(tool, **arguments))["code"] == "confirmation_required", tool
+            assert driver.holdings(docker).names == before
+    docker(["image", "rm", "--force", *names, f"{built}:1"])
+
+
+@pytest.mark.attack(tally.LABELS)
+async def test_labels_of_the_live_run_worn_by_a_strangers_volume_or_network_open_nothing(
+    docker: DockerCommandLine, strangers: Any
+) -> None:
+    name = f"stranger-{uuid.uuid4().hex[:8]}"
+    async with wire.served("modern", buildx="off", toolsets='["all"]') as server:
+        worn = {**await _own_labels(server, docker), guard.LABEL_LIFETIME: "detached"}
+        options = [f"--label={label}={value}" for label, value in worn.items()]
+        for kind in ("volume", "network"):
+            docker([kind, "create", *options, name])
+            try:
+                with tally.attempt():
+                    error = error_of(await server.call(f"{kind}_remove", **{kind: name}))
+                    assert error["code"] == "confirmation_required"
+                    pruned = error_of(await server.call("engine_prune", kind=f"{kind}s", dry_run=False))
+                    assert pruned["code"] == "confirmation_required"
+                    assert docker([kind, "inspect", name], check=False).returncode == 0
+            finally:
+                docker([kind, "rm", name])
+
+
+@pytest.mark.attack(tally.LABELS)
 async def test_labels_of_a_built_image_do_not_make_its_containers_ours(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -231,9 +296,9 @@ async def test_labels_of_a_built_image_do_not_make_its_containers_ours(
     name = f"localhost/labelled-{uuid.uuid4().hex[:8]}:1"
     answer_of(await server.call("container_build", image_name=name.removesuffix(":1"), tag="1", dockerfile_text=text))
     victim = strangers(image=name)
-    assert (
-        error_of(await server.call("container_remove", container=victim, force=True))["code"] == "confirmation_required"
-    )
+    with tally.attempt():
+        error = error_of(await server.call("container_remove", container=victim, force=True))
+        assert error["code"] == "confirmation_required"
     # The server's own container of that image wears what is true of it.
     answer_of(await server.call("container_run", image=name, command="sleep 300", detach=True, name="truly-ours"))
     shown = docker(["inspect", "--format", "{{json .Config.Labels}}", "truly-ours"]).stdout
@@ -243,13 +308,15 @@ async def test_labels_of_a_built_image_do_not_make_its_containers_ours(
     await server.process.wait()
     async with wire.served("modern", buildx="off") as later:
         await _reaped(later, docker)
-        assert _exists(docker, victim)
+        with tally.attempt():
+            assert _exists(docker, victim)
         assert _exists(docker, "truly-ours")
         answer_of(await later.call("container_list"))
     docker(["rm", "--force", victim, "truly-ours"])
     docker(["image", "rm", "--force", name])
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_container_committed_and_run_by_a_person_is_not_taken_for_the_dead_runs(
     server: Wire, docker: DockerCommandLine, strangers: Any
 ) -> None:
@@ -262,7 +329,8 @@ async def test_container_committed_and_run_by_a_person_is_not_taken_for_the_dead
     await server.process.wait()
     async with wire.served("modern", buildx="off") as later:
         await _reaped(later, docker)
-        assert _exists(docker, victim)
+        with tally.attempt():
+            assert _exists(docker, victim)
     docker(["rm", "--force", victim])
     docker(["image", "rm", "--force", image])
 
@@ -275,19 +343,23 @@ async def _reaped(server: Wire, docker: DockerCommandLine) -> None:
             answer_of(await server.call("container_list"))
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_own_label_prefix_is_refused_in_arguments(server: Wire) -> None:
     for name in (guard.LABEL_HOST, guard.LABEL_RUN, f"{guard.LABEL_HOST}.x", "codomyrmex.containerization."):
-        refused = error_of(await server.call("container_run", image=IMAGE, command="true", labels={name: "x"}))
-        assert refused["code"] == "refused"
-        built = await server.call(
-            "container_build", image_name="localhost/x", dockerfile_text=f"FROM {IMAGE}\n", labels={name: "x"}
-        )
-        assert error_of(built)["code"] == "refused"
+        with tally.attempt():
+            refused = error_of(await server.call("container_run", image=IMAGE, command="true", labels={name: "x"}))
+            assert refused["code"] == "refused"
+        with tally.attempt():
+            built = await server.call(
+                "container_build", image_name="localhost/x", dockerfile_text=f"FROM {IMAGE}\n", labels={name: "x"}
+            )
+            assert error_of(built)["code"] == "refused"
 
 
 # -------------------------------------------------------------------------------------------------------------- links
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_link_that_becomes_the_engine_socket_is_never_mounted(
     server: Wire, attacked_engine: OwnEngine, working_folder: Path
 ) -> None:
@@ -297,10 +369,12 @@ async def test_link_that_becomes_the_engine_socket_is_never_mounted(
     (harmless / "marker").write_text("harmless\n")
     with _swapping(swapped, harmless, attacked_engine.socket_path):
         outcomes = [await _look_inside(server, "./swapped") for _ in range(SWAPS)]
+    tally.got_through(outcomes.count("socket"))
     assert "socket" not in outcomes
     assert "refused" in outcomes, "the link was never caught pointing at the socket: the attack proves nothing"
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_folder_that_comes_to_hold_the_engine_socket_is_never_mounted(
     server: Wire, attacked_engine: OwnEngine, working_folder: Path
 ) -> None:
@@ -309,6 +383,7 @@ async def test_folder_that_comes_to_hold_the_engine_socket_is_never_mounted(
     harmless.mkdir()
     with _swapping(swapped, harmless, attacked_engine.socket_path.parent):
         outcomes = [await _look_inside(server, "./deep/swapped") for _ in range(SWAPS // 2)]
+    tally.got_through(outcomes.count("socket"))
     assert "socket" not in outcomes
     assert "refused" in outcomes
 
@@ -316,6 +391,7 @@ async def test_folder_that_comes_to_hold_the_engine_socket_is_never_mounted(
 async def _look_inside(server: Wire, source: str) -> str:
     """Run a container that looks for a socket in what was mounted."""
     command = ["sh", "-c", "ls -ld /seen /seen/* | grep -q ^s && echo socket || echo nothing"]
+    tally.tried()
     result = await server.call(
         "container_run", image=IMAGE, command=command, mounts=[f"{source}:/seen"], timeout_seconds=20
     )

@@ -22,6 +22,8 @@ from tests.cli.console import cxc, options_before, started
         pytest.param(("logs", "-n", "0", "name"), id="out of bounds"),
         pytest.param(("list", "--toolsets", "nonsense"), id="unknown toolset"),
         pytest.param(("list", "--engine", "nonsense"), id="unknown engine"),
+        pytest.param(("list", "--limit"), id="option without its value"),
+        pytest.param(("stop", "nobody", "--timeout", "--yes"), id="option for a value"),
         pytest.param(("list", "--config", "/not/there.toml"), id="missing settings file"),
         pytest.param(("tools", "call", "container_list", "--arg", "nonsense"), id="malformed --arg"),
         pytest.param(("tools", "call", "container_list", "--args-json", "[1]"), id="arguments that are no object"),
@@ -41,13 +43,71 @@ def test_a_wrong_argument_exits_with_2_and_prints_no_data(arguments: tuple[str, 
     assert ended.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "arguments", [("list", "--engine"), ("list", "--name"), ("build", ".", "--tag"), ("rm", "x", "--config")]
+)
+def test_an_option_without_its_value_is_named_and_nothing_is_done(arguments: tuple[str, ...]) -> None:
+    ended = cxc(*arguments)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "requires an argument" in ended.stderr
+    assert f"cxc {arguments[0]} --help" in ended.stderr
+
+
 def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
     assert "'list'" in cxc("lst").stderr
 
 
 @pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("ps",), "Try 'cxc list'."),
+        (("version",), "Try 'cxc --version'."),
+        (("volume", "ls"), "volume_list"),
+        (("push", "x"), "cannot do that yet"),
+        (("run", "--rm", "x"), "removed at its end unless --keep"),
+        (("run", "-it", "x"), "no terminal; -i"),
+        (("exec", "-it", "x", "sh"), "no terminal; -i"),
+    ],
+)
+def test_words_of_other_programs_are_answered_with_what_there_is(arguments: tuple[str, ...], wanted: str) -> None:
+    assert wanted in cxc(*arguments).stderr
+
+
+def test_an_error_about_an_argument_names_the_option_and_not_the_tool() -> None:
+    said = cxc("list", "--status", "runing").stderr
+    assert said.startswith("invalid_argument: --status: input should be ")
+
+
+def test_an_unknown_engine_is_no_other_one() -> None:
+    for arguments in (
+        ("run", "--pull", "never", "localhost/none:1"),
+        ("images",),
+        ("status",),
+        ("tools", "call", "image_list"),
+    ):
+        ended = cxc("--engine", "nonsense", *arguments)
+        assert ended.status != 0
+        assert ended.stdout == ""
+        assert "'nonsense'" in ended.stderr
+
+
+def test_engine_given_as_an_option_is_the_only_one_that_a_listing_asks() -> None:
+    for name in ("list", "images"):
+        ended = cxc("--engine", "memory", name, "--json")
+        assert ended.status == 0
+        assert {row["engine"] for row in ended.document["containers" if name == "list" else "images"]} <= {"memory"}
+    assert [one["name"] for one in cxc("--engine", "memory", "status", "--json").document["engines"]] == ["memory"]
+
+
+@pytest.mark.parametrize(
     "arguments",
-    [("run",), ("run", "--nonsense", "x"), ("run", "--config", "/not/there", "x"), ("run", "--cpus", "x", "y")],
+    [
+        ("run",),
+        ("run", "--name"),
+        ("run", "--nonsense", "x"),
+        ("run", "--config", "/not/there", "x"),
+        ("run", "--cpus", "x", "y"),
+    ],
 )
 def test_run_exits_with_125_for_errors_that_are_not_the_containers(arguments: tuple[str, ...]) -> None:
     ended = cxc(*arguments)

@@ -101,7 +101,9 @@ def test_tools_are_listed_with_their_annotations() -> None:
 def test_tools_that_are_switched_off_are_listed_only_with_all() -> None:
     listed = cxc("tools", "list", "--exclude-tools", "container_run").stdout
     assert "container_run" not in listed.split()
-    shown = cxc("tools", "list", "--all", "--exclude-tools", "container_run", "--json").document["tools"]
+    shown = cxc("tools", "list", "--all", "--json", "--toolsets", "all", "--exclude-tools", "container_run").document[
+        "tools"
+    ]
     assert {tool["name"] for tool in shown if not tool["enabled"]} == {"container_run"}
 
 

@@ -69,6 +69,24 @@ def test_tables_are_drawn_with_colours(start_container: StartContainer) -> None:
     assert "─" in ended.stdout
 
 
+def test_narrow_tables_fold_long_cells_and_no_short_ones(start_container: StartContainer) -> None:
+    name = start_container()
+    with on_terminal("list", "--name", name, "--no-usage", environment={"COLUMNS": "72"}) as terminal:
+        shown = without_escapes(terminal.end().stdout)
+    assert "running" in shown
+    assert " ago " in shown
+    assert max(map(len, shown.splitlines())) <= 72
+
+
+def test_who_said_no_is_given_no_advice(start_container: StartContainer) -> None:
+    with on_terminal("rm", "--force", start_container()) as terminal:
+        terminal.read_until("[y/N]")
+        terminal.type("n\n")
+        ended = terminal.end()
+    assert "declined" in ended.stdout
+    assert "Next:" not in ended.stdout
+
+
 @pytest.mark.usefixtures("docker_socket")
 @pytest.mark.parametrize("command", ["list", "status", "tools", "config", "logs nobody-is-called-this"])
 def test_no_color_means_no_escape_at_all(start_container: StartContainer, command: str) -> None:

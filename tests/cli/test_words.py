@@ -7,9 +7,9 @@ from typing import Any
 import click
 import pytest
 
-from codomyrmex_containerization.cli import app, arguments, reference, words
+from codomyrmex_containerization.cli import app, arguments, commands, reference, words
 
-TOOLS = {one.tool: (one.name, words.options_of(one.params)) for one in app.TABLE}
+TOOLS = app.known_commands()
 RUN = next(words.options_of(one.params) for one in app.TABLE if one.name == "run")
 
 
@@ -22,11 +22,29 @@ RUN = next(words.options_of(one.params) for one in app.TABLE if one.name == "run
         ("pass pull_policy='missing'", "pass --pull missing"),
         ("raise timeout_seconds; finished steps", "raise --timeout; finished steps"),
         ("set policy.allow_privileged=true", "set policy.allow_privileged=true"),
+        ("pass engine='docker' or engine='podman'", "pass --engine docker or --engine podman"),
+        ("container_control(action='unpause') first", "cxc unpause first"),
+        ("container_control(action='stop', timeout_seconds=3)", "cxc stop --timeout 3"),
+        ("container_copy(source='web:/a', target='./b')", "cxc cp web:/a ./b"),
         ("", ""),
     ],
 )
 def test_advice_is_given_in_words_of_the_command_line(advice: str, wanted: str) -> None:
     assert words.for_a_person(advice, TOOLS, RUN) == wanted
+
+
+def test_what_is_said_of_a_tools_argument_is_said_of_its_option() -> None:
+    said = "container_run: timeout_seconds: input should be a number (got 'x')."
+    assert words.of_argument(said, "container_run", RUN) == "--timeout: input should be a number (got 'x')."
+    assert words.of_argument(said, "container_list", RUN) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(-1, "0s ago"), (59.9, "59s ago"), (119, "119s ago"), (120, "2m ago"), (90_000, "25h ago"), (10**9, "31y ago")],
+)
+def test_age_is_told_in_the_largest_unit_of_which_there_are_two(seconds: float, wanted: str) -> None:
+    assert commands.age(seconds) == wanted
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,14 @@ import pytest
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.core import copies
+from tests import tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
 from tests.server.engines import eventually
 
 MEBIBYTE = 1024 * 1024
 BLOCK = 512
+ARCHIVES = "hostile archives"
 
 
 # ------------------------------------------------------------------------------------------------- hostile archives
@@ -81,8 +83,13 @@ class Ground:
         return self.base / "work" / "target"
 
     def unpack(self, archive: bytes | Tar) -> copies.Copied:
+        tally.tried()
         data = archive.bytes() if isinstance(archive, Tar) else archive
-        return copies.unpack(iter([data[at : at + 700] for at in range(0, len(data), 700)]), self.into)
+        before = self.outside()
+        try:
+            return copies.unpack(iter([data[at : at + 700] for at in range(0, len(data), 700)]), self.into)
+        finally:
+            tally.got_through(int(self.outside() != before))
 
     def outside(self) -> dict[str, tuple[object, ...]]:
         """Everything that is there but the target: kind, mode, content or link, time."""
@@ -144,6 +151,7 @@ HOSTILE_NAMES = {
 }
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
 def test_unpack_refuses_a_name_that_leads_out(ground: Ground, name: str, kind: bytes) -> None:
@@ -153,6 +161,7 @@ def test_unpack_refuses_a_name_that_leads_out(ground: Ground, name: str, kind: b
     assert ground.outside() == before
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
 def test_unpack_refuses_a_name_in_an_extended_header_that_leads_out(ground: Ground, name: str) -> None:
     before = ground.outside()
@@ -161,6 +170,7 @@ def test_unpack_refuses_a_name_in_an_extended_header_that_leads_out(ground: Grou
     assert ground.outside() == before
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("link", ["/outside/secret", "../outside/secret", "top/../../outside/secret", "top/none"])
 def test_unpack_makes_no_hard_link_to_what_is_not_in_the_archive(ground: Ground, link: str) -> None:
     before = ground.outside()
@@ -180,6 +190,7 @@ LINKS_OUT = {
 }
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize(("name", "link"), LINKS_OUT.values(), ids=LINKS_OUT)
 def test_unpack_leaves_out_and_names_a_link_that_leads_out(ground: Ground, name: str, link: str) -> None:
     before = ground.outside()
@@ -192,6 +203,7 @@ def test_unpack_leaves_out_and_names_a_link_that_leads_out(ground: Ground, name:
     assert ground.links_stay_inside()
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_leaves_out_a_link_that_leads_out_through_another_link(ground: Ground) -> None:
     archive = folder().add("top/x/y/up", kind=tarfile.SYMTYPE, link="../..")
     archive.add("top/evil", kind=tarfile.SYMTYPE, link="x/y/up/../neighbour")
@@ -199,6 +211,7 @@ def test_unpack_leaves_out_a_link_that_leads_out_through_another_link(ground: Gr
     assert ground.links_stay_inside()
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_makes_no_hard_link_to_a_link_that_would_lead_out_from_there(ground: Ground) -> None:
     archive = folder().add("top/a/b/l", kind=tarfile.SYMTYPE, link="../..")
     with pytest.raises(errors.Refused):
@@ -206,6 +219,7 @@ def test_unpack_makes_no_hard_link_to_a_link_that_would_lead_out_from_there(grou
     assert ground.links_stay_inside()
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("goal", ["..", "../outside", "/", "sub"])
 def test_unpack_writes_nothing_through_a_link(ground: Ground, goal: str) -> None:
     before = ground.outside()
@@ -218,6 +232,7 @@ def test_unpack_writes_nothing_through_a_link(ground: Ground, goal: str) -> None
     assert "sub/evil" not in ground.inside()
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_writes_nothing_through_a_link_that_is_there_already(ground: Ground) -> None:
     ground.into.mkdir()
     (ground.into / "d").symlink_to("../../outside")
@@ -230,14 +245,17 @@ def test_unpack_writes_nothing_through_a_link_that_is_there_already(ground: Grou
     assert not (ground.into / "f").is_symlink()
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_replaces_a_hard_linked_file_and_leaves_its_other_name(ground: Ground) -> None:
     ground.into.mkdir()
     os.link(ground.base / "outside" / "secret", ground.into / "ok")
-    ground.unpack(folder())
+    tally.tried()
+    copies.unpack(iter([folder().bytes()]), ground.into)
     assert (ground.into / "ok").read_bytes() == b"ok"
     assert (ground.base / "outside" / "secret").read_text() == "secret"
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_leaves_out_devices_pipes_and_what_it_does_not_know(ground: Ground) -> None:
     archive = folder()
     kinds = {"char": tarfile.CHRTYPE, "block": tarfile.BLKTYPE, "pipe": tarfile.FIFOTYPE, "odd": b"Z"}
@@ -248,6 +266,7 @@ def test_unpack_leaves_out_devices_pipes_and_what_it_does_not_know(ground: Groun
     assert ground.inside() == {"ok": b"ok", "last": b"last"}
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_drops_setuid_setgid_and_sticky_bits(ground: Ground) -> None:
     archive = Tar().add("top", kind=tarfile.DIRTYPE, mode=0o7755).add("top/s", b"s", mode=0o6755)
     ground.unpack(archive.add("top/d", kind=tarfile.DIRTYPE, mode=0o7700))
@@ -256,11 +275,13 @@ def test_unpack_drops_setuid_setgid_and_sticky_bits(ground: Ground) -> None:
     assert stat.S_IMODE(ground.into.stat().st_mode) == 0o755
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_takes_the_last_of_entries_with_the_same_name(ground: Ground) -> None:
     ground.unpack(folder().add("top/ok", b"second").add("top/ok", kind=tarfile.SYMTYPE, link="z").add("top/ok", b"4th"))
     assert ground.inside() == {"ok": b"4th"}
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_unpack_puts_nothing_in_the_place_of_a_folder(ground: Ground, kind: bytes) -> None:
     archive = folder().add("top/d/keep", b"keep")
@@ -269,6 +290,7 @@ def test_unpack_puts_nothing_in_the_place_of_a_folder(ground: Ground, kind: byte
     assert ground.inside() == {"ok": b"ok", "d": None, "d/keep": b"keep"}
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_puts_no_folder_in_the_place_of_a_file(ground: Ground) -> None:
     with pytest.raises(errors.Conflict, match="is no folder"):
         ground.unpack(folder().add("top/ok/x", b"x"))
@@ -296,16 +318,19 @@ def test_unpack_accepts_names_with_every_other_byte(ground: Ground) -> None:
     assert ground.inside() == {"ok": b"ok"} | {name: name.encode("utf-8", "surrogateescape") for name in names}
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_refuses_a_name_with_nul(ground: Ground) -> None:
     with pytest.raises(errors.Refused):
         ground.unpack(folder().add("top/x", b"x", pax={"path": "top/a\0b"}))
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_names_what_it_left_out_in_printable_characters(ground: Ground) -> None:
     copied = ground.unpack(folder().add("top/\udcff\n\033[31m", kind=tarfile.FIFOTYPE))
     assert copied.skipped == ("target/\\xff\\n\\x1b[31m",)
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_names_a_bounded_number_of_what_it_left_out(ground: Ground) -> None:
     archive = folder()
     for number in range(1_000):
@@ -316,11 +341,13 @@ def test_unpack_names_a_bounded_number_of_what_it_left_out(ground: Ground) -> No
     assert all(len(name) < 300 for name in copied.skipped)
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_says_which_name_is_too_long_for_this_host(ground: Ground) -> None:
     with pytest.raises(errors.Conflict, match="File name too long"):
         ground.unpack(folder().add("top/" + "x" * 300 + "/y", b"y"))
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_stops_at_too_many_entries(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_MOST_ENTRIES", 100)
     archive = folder()
@@ -330,6 +357,7 @@ def test_unpack_stops_at_too_many_entries(ground: Ground, monkeypatch: pytest.Mo
         ground.unpack(archive)
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_of_many_entries_does_not_remember_them(tmp_path: Path) -> None:
     # As Python's objects, so many headers would be more than 50 MB.
     script = """
@@ -347,6 +375,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 copies.unpack(pieces(), Path(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+    tally.tried()
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "into")],
         capture_output=True,
@@ -361,6 +390,7 @@ def truncated(archive: bytes) -> Iterator[bytes]:
     yield from (archive[:cut] for cut in (0, 100, BLOCK, 700, 3 * BLOCK, len(archive) - 2 * BLOCK, len(archive) - 5000))
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("number", range(7))
 def test_unpack_of_an_archive_that_breaks_off_is_an_error_and_leaves_no_half_file(ground: Ground, number: int) -> None:
     whole = folder().add("top/big", random.Random(1).randbytes(20_000)).bytes()
@@ -370,6 +400,7 @@ def test_unpack_of_an_archive_that_breaks_off_is_an_error_and_leaves_no_half_fil
     assert ground.inside().get("big") in (None, random.Random(1).randbytes(20_000))
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_of_an_archive_damaged_in_the_middle_is_an_error_not_its_end(ground: Ground) -> None:
     data = bytearray(folder().add("top/lost", b"lost").add("top/last", b"last").bytes())
     at = data.index(b"top/lost")
@@ -381,6 +412,7 @@ def test_unpack_of_an_archive_damaged_in_the_middle_is_an_error_not_its_end(grou
 LYING_SIZES = {"huge": 2**40, "beyond": 60_000, "negative": -1}
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("size", LYING_SIZES.values(), ids=LYING_SIZES)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
 def test_unpack_does_not_believe_a_size(ground: Ground, size: int, kind: bytes) -> None:
@@ -389,6 +421,7 @@ def test_unpack_does_not_believe_a_size(ground: Ground, size: int, kind: bytes) 
     assert ground.inside() == {"ok": b"ok"}
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("size", ["-1", "99999999999999", "x", "1e3", ""])
 def test_unpack_does_not_believe_a_size_in_an_extended_header(ground: Ground, size: str) -> None:
     archive = folder().add("top/liar", b"x" * 1000, pax={"size": size})
@@ -399,6 +432,7 @@ def test_unpack_does_not_believe_a_size_in_an_extended_header(ground: Ground, si
     assert ground.outside() == before
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("mtime", ["nan", "inf", "-1e300", "1e300", "-5", "253402300800.5"])
 def test_unpack_survives_impossible_times(ground: Ground, mtime: str) -> None:
     ground.unpack(folder().add("top/when", b"when", pax={"mtime": mtime}))
@@ -422,6 +456,7 @@ SPARSE = {
 }
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize("pax", SPARSE.values(), ids=SPARSE)
 def test_unpack_does_not_expand_sparse_files(ground: Ground, pax: dict[str, str]) -> None:
     before = ground.outside()
@@ -441,6 +476,7 @@ def test_unpack_writes_long_runs_of_zeros_as_holes(ground: Ground) -> None:
     assert (ground.into / "holes").stat().st_blocks * 512 < 5 * MEBIBYTE
 
 
+@pytest.mark.attack(ARCHIVES)
 @pytest.mark.parametrize(
     "data",
     [b"", b"\0" * 1024, b"no archive at all" * 100, gzip.compress(folder().bytes()), b"\xff" * 2000],
@@ -457,6 +493,7 @@ def test_unpack_of_what_is_no_archive_writes_nothing(ground: Ground, data: bytes
     assert ground.outside() == before
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_survives_a_chain_of_extended_headers(ground: Ground) -> None:
     archive = folder()
     record = b"18 comment=nothing\n"
@@ -466,17 +503,20 @@ def test_unpack_survives_a_chain_of_extended_headers(ground: Ground) -> None:
         ground.unpack(archive.add("top/x", b"x"))
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_raises_what_the_source_raises_and_leaves_no_half_file(ground: Ground) -> None:
     def pieces() -> Iterator[bytes]:
         data = folder().add("top/big", random.Random(1).randbytes(4 * MEBIBYTE)).bytes()
         yield data[: 3 * MEBIBYTE]
         raise ConnectionResetError("gone")
 
+    tally.tried()
     with pytest.raises(ConnectionResetError, match="gone"):
         copies.unpack(pieces(), ground.into)
     assert set(ground.inside()) <= {"ok"}
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_into_a_folder_that_became_a_link_is_a_conflict(ground: Ground) -> None:
     shutil.move(ground.base / "work", ground.base / "moved")
     (ground.base / "work").symlink_to("outside")
@@ -486,6 +526,7 @@ def test_unpack_into_a_folder_that_became_a_link_is_a_conflict(ground: Ground) -
     assert ground.outside() == before
 
 
+@pytest.mark.attack(ARCHIVES)
 def test_unpack_writes_nothing_through_links_that_are_put_in_while_it_runs(ground: Ground) -> None:
     """Before each piece, every folder of the target is moved away and a link to the outside is put in its place."""
     names = [f"top/d{number}/e/f{other}" for number in range(20) for other in range(5)]
@@ -503,6 +544,7 @@ def test_unpack_writes_nothing_through_links_that_are_put_in_while_it_runs(groun
                     path.symlink_to(ground.base / "outside")
             yield data[at : at + 50_000]
 
+    tally.tried()
     with pytest.raises((errors.Refused, errors.Conflict)):
         copies.unpack(pieces(), ground.into)
     assert sorted(os.listdir(ground.base / "outside")) == ["secret"]
@@ -523,6 +565,7 @@ ENTRIES = st.tuples(
 )
 
 
+@pytest.mark.attack(ARCHIVES)
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(
     entries=st.lists(ENTRIES, max_size=12),

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
+
 from codomyrmex_containerization import config, errors
 from codomyrmex_containerization.dispatch import application
 from codomyrmex_containerization.dispatch.call import Caller, Outcome
 from codomyrmex_containerization.engines import guard
 from codomyrmex_containerization.models.container import ContainerSpec
+
+_OPEN_SECONDS = 1.0  # an engine that hangs is opened by nobody, and wanted by its test
 
 Reply = Literal["accept", "decline", "cancel"]
 
@@ -99,7 +103,7 @@ async def opened(**flags: Any) -> AsyncIterator[House]:
     loaded = config.load(flags={name.replace("__", "."): value for name, value in flags.items()})
     made = application.open_application(loaded)
     state = config.folders(os.environ).state
-    with suppress(errors.ContainerizationError):
+    with suppress(errors.ContainerizationError), anyio.move_on_after(_OPEN_SECONDS):
         await made.engines.pick()
     try:
         yield House(made, state)

@@ -13,6 +13,7 @@ import pytest
 from codomyrmex_containerization.dispatch import confirm
 from codomyrmex_containerization.dispatch.call import Caller
 from codomyrmex_containerization.tools._decorator import Plan
+from tests import tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
 from tests.dispatch.harness import House, Reply
@@ -42,6 +43,7 @@ def test_token_of_another_process_is_unknown() -> None:
     assert confirm.Tokens().redeem(confirm.Tokens().issue("token", "d"), "token", "d") == "unknown"
 
 
+@pytest.mark.attack(tally.TOKENS)
 def test_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -50,7 +52,8 @@ def test_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     now += confirm.TOKEN_SECONDS - 1
     assert tokens.redeem(token, "token", "d") == "valid"
     now += 1
-    assert tokens.redeem(late, "token", "d") == "expired"
+    with tally.attempt():
+        assert tokens.redeem(late, "token", "d") == "expired"
 
 
 def test_tokens_that_are_out_are_bounded_and_the_newest_are_kept() -> None:
@@ -113,6 +116,7 @@ async def test_removal_says_exactly_what_would_be_lost_and_a_token_carries_it_ou
         assert token not in house.audit_file.read_text()
 
 
+@pytest.mark.attack(tally.TOKENS)
 @pytest.mark.parametrize("change", ["arguments", "state", "tool", "used", "forged", "not a text"])
 async def test_token_does_not_hold_for_anything_else(stranger: str, docker_cli: DockerCommandLine, change: str) -> None:
     async with harness.opened() as house:
@@ -133,9 +137,10 @@ async def test_token_does_not_hold_for_anything_else(stranger: str, docker_cli: 
                 arguments = {"image": docker_cli(["inspect", "--format", "{{.Image}}", stranger]).stdout.strip()}
                 arguments["confirm_token"] = token
         tool = "image_remove" if change == "tool" else "container_remove"
-        outcome = await house.call(tool, arguments)
-        assert outcome.error is not None
-        assert exists(docker_cli, stranger)
+        with tally.attempt():
+            outcome = await house.call(tool, arguments)
+            assert outcome.error is not None
+            assert exists(docker_cli, stranger)
 
 
 async def test_running_container_is_not_even_asked_about_without_force(stranger: str) -> None:
@@ -153,6 +158,7 @@ async def test_own_container_is_removed_without_a_question(busybox_image: str, d
         assert house.audit()[-1]["decision"] == "own object"
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_container_that_wears_this_runs_labels_but_is_a_strangers_is_asked_about(
     busybox_image: str, docker_cli: DockerCommandLine
 ) -> None:
@@ -162,8 +168,9 @@ async def test_container_that_wears_this_runs_labels_but_is_a_strangers_is_asked
         labels = {"host": run.host, "run": run.run, "lifetime": "call", "expires": ""}
         options = [f"--label=codomyrmex.containerization.{key}={value}" for key, value in labels.items()]
         docker_cli(["create", "--name", name, *options, busybox_image, "true"])
-        await house.fails("confirmation_required", "container_remove", container=name)
-        assert exists(docker_cli, name)
+        with tally.attempt():
+            await house.fails("confirmation_required", "container_remove", container=name)
+            assert exists(docker_cli, name)
 
 
 # ----------------------------------------------------------------------------------------------- clients that can ask
@@ -186,17 +193,20 @@ async def test_answer_to_a_question_decides(
         assert exists(docker_cli, stranger) is (code is not None)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_what_changed_while_a_person_thought_is_not_removed(stranger: str, docker_cli: DockerCommandLine) -> None:
     async def ask(question: str) -> Reply:
         docker_cli(["restart", "--time", "0", stranger])
         return "accept"
 
     async with harness.opened() as house:
-        outcome = await house.call_asking("container_remove", {"container": stranger, "force": True}, ask)
-        assert outcome.error_data["code"] == "conflict"
-        assert exists(docker_cli, stranger)
+        with tally.attempt():
+            outcome = await house.call_asking("container_remove", {"container": stranger, "force": True}, ask)
+            assert outcome.error_data["code"] == "conflict"
+            assert exists(docker_cli, stranger)
 
 
+@pytest.mark.attack(tally.TOKENS)
 async def test_deferred_question_is_answered_by_the_next_call(stranger: str, docker_cli: DockerCommandLine) -> None:
     async with harness.opened() as house:
         call = house.application.dispatcher.call
@@ -206,10 +216,12 @@ async def test_deferred_question_is_answered_by_the_next_call(stranger: str, doc
         assert first.pending is not None
         for pending in ("forged", None):
             forged = Caller("mcp", can_defer=True, reply="accept", pending=pending)
-            assert (await call("container_remove", arguments, forged)).error_data["code"] == "conflict"
+            with tally.attempt():
+                assert (await call("container_remove", arguments, forged)).error_data["code"] == "conflict"
         other = Caller("mcp", can_defer=True, reply="accept", pending=first.pending)
-        assert (await call("container_remove", {**arguments, "volumes": True}, other)).error is not None
-        assert exists(docker_cli, stranger)
+        with tally.attempt():
+            assert (await call("container_remove", {**arguments, "volumes": True}, other)).error is not None
+            assert exists(docker_cli, stranger)
         again = await call("container_remove", arguments, Caller("mcp", can_defer=True))
         agreed = Caller("mcp", can_defer=True, reply="accept", pending=again.pending)
         assert (await call("container_remove", arguments, agreed)).error is None

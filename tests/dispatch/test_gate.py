@@ -16,6 +16,7 @@ from codomyrmex_containerization import config, errors
 from codomyrmex_containerization.dispatch import application, gate
 from codomyrmex_containerization.models.settings import Settings
 from codomyrmex_containerization.tools._decorator import ToolSpec
+from tests import tally
 from tests.dispatch import harness
 from tests.dispatch.harness import House
 
@@ -48,6 +49,7 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "engine_prune": ({"kind": "images", "dry_run": False}, "destroy"),
     "container_events": ({}, "read"),
 }
+PROPERTIES = "wrong and random arguments, without an engine"
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")
 WRITING = sorted(name for name, (_, effect) in VALID.items() if effect != "read")
 
@@ -228,12 +230,14 @@ def fields_of(name: str) -> list[str]:
     return [field.alias or key for key, field in TOOLS[name].arguments.model_fields.items()]
 
 
+@pytest.mark.attack(PROPERTIES)
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", TOOLS)
 async def test_wrong_value_of_any_argument_is_never_an_internal_error(name: str, wrong: str, no_engine: None) -> None:
     value = WRONG[wrong]
     async with opened(confirmation="never") as house:
         for field in fields_of(name):
+            tally.tried()
             outcome = await house.call(name, {**VALID[name][0], field: value})
             code = outcome.error_data.get("code")
             assert code in (None, *EXPECTED), f"{field}: {outcome.text[:500]}"
@@ -270,12 +274,14 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
+@pytest.mark.attack(PROPERTIES)
 @hypothesis.settings(
     max_examples=250, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None
 )
 @hypothesis.given(called=calls())
 def test_no_arguments_whatever_are_an_internal_error(called: tuple[str, dict[str, Any]], no_engine: None) -> None:
     name, arguments = called
+    tally.tried()
 
     async def call() -> None:
         async with opened(confirmation="never") as house:

@@ -218,3 +218,17 @@ async def test_what_a_killed_process_left_is_gone_after_the_next_start(
         assert [line for line in taken if name in line]
         assert docker_cli(["inspect", name], check=False).returncode != 0
         assert config.folders(os.environ).state == house.state_folder
+
+
+async def test_reaper_says_which_engine_it_could_not_look_at_and_keeps_what_is_written_down(
+    docker_cli: DockerCommandLine,
+) -> None:
+    async with harness.opened() as house:
+        left = {"created": "container", "id": "a" * 64, "lifetime": "call"}
+        write_dead_run(house, {**left, "engine": "lab"}, {"uses": "gone"}, {**left, "engine": "memory"})
+        (line,) = await house.application.reap()
+        assert line.startswith("NOT looked at: lab")
+        assert (house.application.runs_folder / f"{DEAD}.lock").exists()
+        write_dead_run(house, {**left, "engine": "docker"}, {"uses": "gone"})
+        assert await house.application.reap() == []
+        assert not (house.application.runs_folder / f"{DEAD}.lock").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ import pytest
 
 from codomyrmex_containerization.dispatch import application
 from codomyrmex_containerization.dispatch.call import Caller
-from tests import backends
+from tests import backends, tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
 from tests.dispatch.harness import House
 
 PREFIX = "Zq7kPlanted"
+SECRETS = "planted secrets, each over a tool"
 
 
 def secret(place: str) -> str:
@@ -77,10 +79,11 @@ def world(docker_cli: DockerCommandLine, busybox_image: str, session_label: str)
 def assert_kept(house: House, *secrets: str) -> None:
     left = house.everything_that_left()
     for one in secrets:
-        assert one not in left
+        tally.tried()
         # Neither half of it, for a secret that was cut in two.
-        assert one[: len(PREFIX) + 6] not in left
-        assert one[-12:] not in left
+        shown = [part for part in (one, one[: len(PREFIX) + 6], one[-12:]) if part in left]
+        tally.got_through(int(bool(shown)))
+        assert not shown, one
 
 
 # ------------------------------------------------------------------------------------------- one scenario for each tool
@@ -191,6 +194,13 @@ async def copy(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> N
     await house.fails(
         "confirmation_required", "container_copy", source=f"{made['name']}:/tmp/settings.env", target="back.env"
     )
+    # What is left out is listed by its name, and a file may be named after a secret.
+    name = os.environ["SOME_API_KEY"]
+    script = f"mkdir /tmp/f; mkfifo /tmp/f/{name} /tmp/f/password={world.in_env}; echo x > /tmp/f/{world.in_label}"
+    await house.ok("container_exec", container=made["name"], command=["sh", "-c", script])
+    listed = await house.ok("container_copy", source=f"{made['name']}:/tmp/f", target="listed")
+    assert len(listed["skipped"]) == 2
+    await house.call("container_copy", source=f"{made['name']}:/tmp/f/{name}-none", target="none")
 
 
 async def images(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +308,7 @@ def test_every_tool_has_a_scenario_with_planted_secrets() -> None:
     assert set(SCENARIOS) == set(application.tools())
 
 
+@pytest.mark.attack(SECRETS)
 @pytest.mark.parametrize("tool", SCENARIOS)
 async def test_planted_secret_leaves_in_no_byte(tool: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     in_process = secret("Process")
@@ -309,6 +320,44 @@ async def test_planted_secret_leaves_in_no_byte(tool: str, world: World, monkeyp
         monkeypatch.undo()
 
 
+@pytest.mark.attack(SECRETS)
+async def test_question_to_a_person_shows_no_planted_secret(
+    world: World, docker_cli: DockerCommandLine, session_label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = secret("Asked")
+    monkeypatch.setenv("SOME_API_KEY", planted)
+    questions: list[str] = []
+
+    async def decline(question: str) -> harness.Reply:
+        questions.append(question)
+        return "decline"
+
+    container, volume = f"cxc-{planted}", f"cxc-{planted}-store"
+    docker_cli(["create", "--name", container, "--label", session_label, world.image, "true"])
+    docker_cli(["volume", "create", "--label", session_label, volume])
+    Path(f"{planted}.env").write_text("one\n")
+    calls: dict[str, dict[str, Any]] = {
+        "container_remove": {"container": container},
+        "container_copy": {"source": f"{world.container}:/etc/passwd", "target": f"{planted}.env"},
+        "volume_remove": {"volume": volume},
+    }
+    try:
+        async with harness.opened(buildx="off", toolsets=["all"]) as house:
+            for number, (tool, arguments) in enumerate(calls.items(), 1):
+                await house.call_asking(tool, arguments, decline)
+                assert len(questions) == number, tool
+                deferred = await house.application.dispatcher.call(tool, arguments, Caller("mcp", can_defer=True))
+                assert deferred.question is not None
+                house.said.append(deferred.question)
+                await house.fails("confirmation_required", tool, arguments)
+            assert all("***" in question for question in questions)
+            assert_kept(house, planted, world.in_env, world.in_label)
+    finally:
+        docker_cli(["rm", "--force", container])
+        docker_cli(["volume", "rm", volume])
+
+
+@pytest.mark.attack(SECRETS)
 async def test_build_through_buildkit_lets_no_planted_secret_out(
     world: World, buildx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +366,7 @@ async def test_build_through_buildkit_lets_no_planted_secret_out(
         assert_kept(house, world.in_env, world.in_label)
 
 
+@pytest.mark.attack(SECRETS)
 async def test_secret_of_a_successful_build_is_in_no_answer_and_no_progress(
     world: World, image_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +382,7 @@ async def test_secret_of_a_successful_build_is_in_no_answer_and_no_progress(
         assert_kept(house, planted, world.in_env)
 
 
+@pytest.mark.attack(SECRETS)
 async def test_secret_of_a_running_program_is_masked_while_a_log_is_followed(world: World) -> None:
     async with harness.opened() as house:
         made = await house.ok(
@@ -349,6 +400,7 @@ async def test_secret_of_a_running_program_is_masked_while_a_log_is_followed(wor
         assert_kept(house, world.in_env)
 
 
+@pytest.mark.attack(SECRETS)
 async def test_error_of_an_engine_that_repeats_an_argument_masks_it(world: World) -> None:
     planted = secret("Volume")
     async with harness.opened() as house:
@@ -368,6 +420,7 @@ async def test_defect_of_a_tool_says_nothing_but_its_id(monkeypatch: pytest.Monk
         assert_kept(house)
 
 
+@pytest.mark.attack(SECRETS)
 @pytest.mark.parametrize("name", ["password", "API_KEY", "aws_secret_access_key"])
 async def test_secret_in_an_argument_that_is_refused_is_masked_in_answer_and_audit(name: str) -> None:
     planted = secret("Argument")

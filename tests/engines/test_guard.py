@@ -14,8 +14,11 @@ import pytest
 from codomyrmex_containerization import errors, policy
 from codomyrmex_containerization.engines import guard
 from codomyrmex_containerization.models.container import ContainerSpec, Mount
+from tests import tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
+
+POWERS = "powers that a container, a build or a stranger's container would lend"
 
 pytestmark = pytest.mark.usefixtures("docker_socket")
 
@@ -53,7 +56,8 @@ def mount(source: str | Path) -> list[str]:
 async def refused(arguments: dict[str, Any], **settings: Any) -> errors.ContainerizationError:
     """Run with these arguments, which must be refused, and return the refusal."""
     async with harness.opened(**settings) as house:
-        outcome = await house.fails("refused", "container_run", {"image": "localhost/none", **arguments})
+        with tally.attempt():
+            outcome = await house.fails("refused", "container_run", {"image": "localhost/none", **arguments})
         assert not await house.engine.list_containers(
             all=True, labels=[f"{guard.LABEL_RUN}={house.application.run.run}"]
         )
@@ -79,6 +83,7 @@ async def test_folder_below_the_working_folder_is_mounted(busybox_image: str, pr
     assert await output({"image": busybox_image, "command": "cat /mnt/file.txt", "mounts": mount(path)}) == "inside\n"
 
 
+@pytest.mark.attack(tally.PATHS)
 @pytest.mark.parametrize(
     "source",
     [
@@ -90,6 +95,7 @@ async def test_mount_outside_the_allowed_paths_is_refused_whether_it_exists_or_n
     await refused({"mounts": mount(source.format(project=project))})
 
 
+@pytest.mark.attack(tally.LINKS)
 @pytest.mark.parametrize("target", ["/var/run/docker.sock", "/", "/etc", "{outside}", "{home}/.ssh"])
 @pytest.mark.parametrize("depth", [1, 3])
 async def test_link_in_the_working_folder_opens_nothing_that_lies_elsewhere(
@@ -104,11 +110,13 @@ async def test_link_in_the_working_folder_opens_nothing_that_lies_elsewhere(
     await refused({"mounts": mount(f"{goal}/.")})
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_folder_reached_through_a_linked_parent_is_judged_where_it_is(project: Path) -> None:
     (project / "up").symlink_to(project.parent)
     await refused({"mounts": mount(project / "up" / "outside")})
 
 
+@pytest.mark.attack(tally.PATHS)
 async def test_home_folder_is_refused_though_a_person_allowed_it(private_folders: Path) -> None:
     refusal = await refused({"mounts": mount(private_folders)}, policy__allowed_paths=[str(private_folders)])
     assert "protected" in refusal.message
@@ -136,6 +144,7 @@ async def test_protected_folder_is_mounted_once_it_is_named(busybox_image: str, 
     assert said == "hosts\n"
 
 
+@pytest.mark.attack(tally.PATHS)
 @pytest.mark.parametrize("part", ["", "a", "a/b", "a/b/s"])
 async def test_socket_and_every_folder_above_it_is_refused_until_sockets_are_allowed(
     busybox_image: str, listening: Path, part: str
@@ -146,6 +155,7 @@ async def test_socket_and_every_folder_above_it_is_refused_until_sockets_are_all
     await output(arguments, policy__allow_engine_socket=True)
 
 
+@pytest.mark.attack(tally.PATHS)
 async def test_engine_socket_needs_its_path_and_the_setting(busybox_image: str, docker_socket: Path) -> None:
     arguments = {"image": busybox_image, "command": "test -S /mnt", "mounts": mount(docker_socket)}
     await refused(arguments, policy__allow_engine_socket=True)
@@ -191,6 +201,7 @@ def _by_a_linked_parent(project: Path) -> None:
     project.symlink_to(project.parent / "outside")
 
 
+@pytest.mark.attack(tally.LINKS)
 @pytest.mark.parametrize("replace", [_by_a_link, _by_another_folder, _by_nothing, _by_a_linked_parent])
 async def test_folder_replaced_between_create_and_start_is_not_mounted(
     busybox_image: str, project: Path, replace: Callable[[Path], None]
@@ -201,7 +212,7 @@ async def test_folder_replaced_between_create_and_start_is_not_mounted(
         )
         id = await house.engine.create_container(spec)
         replace(project)
-        with pytest.raises(errors.Refused, match="replaced"):
+        with tally.attempt(), pytest.raises(errors.Refused, match="replaced"):
             await house.engine.start_container(id)
         assert (await house.engine.inspect_container(id)).status == "created"
 
@@ -224,6 +235,7 @@ ALLOWED_BY: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.attack(POWERS)
 @pytest.mark.parametrize("what", ALLOWED_BY)
 async def test_refusal_names_the_setting_that_then_allows_it(busybox_image: str, what: str) -> None:
     arguments, setting, settings = ALLOWED_BY[what]
@@ -235,6 +247,7 @@ async def test_refusal_names_the_setting_that_then_allows_it(busybox_image: str,
         assert allowed.error is None or (what == "privileged" and allowed.error.code == "command_failed")
 
 
+@pytest.mark.attack(POWERS)
 async def test_network_of_another_container_is_joined_only_when_allowed(
     busybox_image: str, docker_cli: DockerCommandLine, session_label: str
 ) -> None:
@@ -252,18 +265,21 @@ async def test_capability_that_docker_gives_anyway_may_be_added(busybox_image: s
     await output({"image": busybox_image, "command": "true", "cap_drop": ["ALL"], "cap_add": ["NET_BIND_SERVICE"]})
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_label_of_our_name_space_is_refused() -> None:
     await refused({"labels": {f"{policy.LABEL_PREFIX}run": "mine"}})
     async with harness.opened(buildx="off") as house:
-        await house.fails(
-            "refused",
-            "container_build",
-            image_name="localhost/none",
-            dockerfile_text="FROM scratch\n",
-            labels={f"{policy.LABEL_PREFIX}run": "mine"},
-        )
+        with tally.attempt():
+            await house.fails(
+                "refused",
+                "container_build",
+                image_name="localhost/none",
+                dockerfile_text="FROM scratch\n",
+                labels={f"{policy.LABEL_PREFIX}run": "mine"},
+            )
 
 
+@pytest.mark.attack(tally.LABELS)
 async def test_labels_that_an_image_carries_do_not_say_whose_the_container_is(
     busybox_image: str, docker_cli: DockerCommandLine
 ) -> None:
@@ -274,9 +290,10 @@ async def test_labels_that_an_image_carries_do_not_say_whose_the_container_is(
         async with harness.opened() as house:
             made = await house.ok("container_run", image=tag, command="true", keep=True)
             state = await house.engine.inspect_container(made["name"])
-            assert state.labels[guard.LABEL_RUN] == house.application.run.run
-            assert state.labels[guard.LABEL_HOST] == house.application.run.host
-            assert "forged" not in state.labels.values()
+            with tally.attempt():
+                assert state.labels[guard.LABEL_RUN] == house.application.run.run
+                assert state.labels[guard.LABEL_HOST] == house.application.run.host
+                assert "forged" not in state.labels.values()
     finally:
         docker_cli(["rmi", "--force", tag])
 
@@ -286,11 +303,13 @@ async def test_labels_that_an_image_carries_do_not_say_whose_the_container_is(
 
 async def build_is_refused(arguments: dict[str, Any], **settings: Any) -> errors.ContainerizationError:
     async with harness.opened(**settings) as house:
-        outcome = await house.fails("refused", "container_build", {"image_name": "localhost/none", **arguments})
+        with tally.attempt():
+            outcome = await house.fails("refused", "container_build", {"image_name": "localhost/none", **arguments})
         assert outcome.error is not None
         return outcome.error
 
 
+@pytest.mark.attack(tally.PATHS)
 @pytest.mark.parametrize("context", ["../outside", "/usr/share", "/", "~/.ssh", "outside-link", "data/../../outside"])
 async def test_build_context_outside_the_allowed_paths_is_refused(project: Path, context: str) -> None:
     (project / "outside-link").symlink_to(project.parent / "outside")
@@ -298,6 +317,7 @@ async def test_build_context_outside_the_allowed_paths_is_refused(project: Path,
     await build_is_refused({"dockerfile_path": context})
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_dockerfile_that_is_a_link_to_outside_is_refused(project: Path) -> None:
     (project.parent / "outside" / "Dockerfile").write_text("FROM scratch\n")
     (project / "Dockerfile").symlink_to(project.parent / "outside" / "Dockerfile")
@@ -306,6 +326,7 @@ async def test_dockerfile_that_is_a_link_to_outside_is_refused(project: Path) ->
     await build_is_refused({"dockerfile_path": "Dockerfile", "context": "data"})
 
 
+@pytest.mark.attack(POWERS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -320,6 +341,7 @@ async def test_frontend_that_a_dockerfile_asks_for_is_refused(text: str) -> None
     assert "policy.allowed_frontends" in refusal.hint
 
 
+@pytest.mark.attack(POWERS)
 async def test_frontend_that_a_build_argument_asks_for_is_refused() -> None:
     refusal = await build_is_refused(
         {"dockerfile_text": "FROM scratch\n", "build_args": {"BUILDKIT_SYNTAX": "evil.example/frontend"}}
@@ -327,6 +349,7 @@ async def test_frontend_that_a_build_argument_asks_for_is_refused() -> None:
     assert "policy.allowed_frontends" in refusal.hint
 
 
+@pytest.mark.attack(tally.PATHS)
 async def test_secret_variable_and_file_of_a_build_are_refused_unless_allowed(
     buildx: Path, private_folders: Path, project: Path
 ) -> None:
@@ -338,6 +361,7 @@ async def test_secret_variable_and_file_of_a_build_are_refused_unless_allowed(
         await build_is_refused({**text, "secrets": {"s": f"file:{path}"}}, buildx=str(buildx))
 
 
+@pytest.mark.attack(POWERS)
 @pytest.mark.parametrize("what", ["RUN --network=host true", "RUN --security=insecure true"])
 async def test_entitlement_of_a_build_step_is_refused(busybox_image: str, buildx: Path, what: str) -> None:
     refusal = await build_is_refused({"dockerfile_text": f"FROM {busybox_image}\n{what}\n"}, buildx=str(buildx))
@@ -347,31 +371,37 @@ async def test_entitlement_of_a_build_step_is_refused(busybox_image: str, buildx
 # ------------------------------------------------------------------------------------------------------------- copies
 
 
+@pytest.mark.attack(tally.PATHS)
 async def test_copy_reads_and_writes_under_the_allowed_paths_only(busybox_image: str, project: Path) -> None:
     async with harness.opened() as house:
         made = await house.ok("container_run", image=busybox_image, command="sleep 60", detach=True)
         (project / "link").symlink_to(project.parent / "outside" / "file.txt")
         (project / "linked").symlink_to(project.parent / "outside")
         for source in ("../outside/file.txt", "/etc/passwd", "link", "linked/file.txt"):
-            await house.fails("refused", "container_copy", source=source, target=f"{made['name']}:/tmp/")
+            with tally.attempt():
+                await house.fails("refused", "container_copy", source=source, target=f"{made['name']}:/tmp/")
         for target in ("../outside/new", "/etc/new", "linked/new", "linked/file.txt", "linked"):
-            await house.fails("refused", "container_copy", source=f"{made['name']}:/etc/passwd", target=target)
+            with tally.attempt():
+                await house.fails("refused", "container_copy", source=f"{made['name']}:/etc/passwd", target=target)
         assert (project.parent / "outside" / "file.txt").read_text() == "outside\n"
         assert [one.name for one in (project.parent / "outside").iterdir()] == ["file.txt"]
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_copy_onto_a_link_replaces_the_link_and_not_what_it_leads_to(busybox_image: str, project: Path) -> None:
     async with harness.opened(confirmation="never") as house:
         made = await house.ok("container_run", image=busybox_image, command="sleep 60", detach=True)
         (project / "link").symlink_to(project.parent / "outside" / "file.txt")
-        await house.ok("container_copy", source=f"{made['name']}:/etc/group", target="link")
-        assert (project.parent / "outside" / "file.txt").read_text() == "outside\n"
-        assert not (project / "link").is_symlink()
+        with tally.attempt():
+            await house.ok("container_copy", source=f"{made['name']}:/etc/group", target="link")
+            assert (project.parent / "outside" / "file.txt").read_text() == "outside\n"
+            assert not (project / "link").is_symlink()
 
 
 # ------------------------------------------------------------------------------------------- other people's containers
 
 
+@pytest.mark.attack(POWERS)
 @pytest.mark.parametrize(
     ("options", "setting"),
     [
@@ -400,7 +430,8 @@ async def test_strangers_container_that_could_not_be_created_here_is_not_written
     try:
         async with harness.opened() as house:
             for name, arguments in calls:
-                refusal = await house.fails("refused", name, arguments)
+                with tally.attempt():
+                    refusal = await house.fails("refused", name, arguments)
                 assert next(iter(setting)).replace("__", ".") in refusal.text
             await house.ok("container_inspect", container=id)
             await house.ok("container_logs", container=id)

@@ -14,6 +14,7 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import guard
 from codomyrmex_containerization.models.container import Mount
 from codomyrmex_containerization.models.storage import NetworkSpec, VolumeSpec
+from tests import tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
 
@@ -76,12 +77,13 @@ async def test_volume_that_binds_an_allowed_folder_is_made_and_mounted(yard: Yar
     assert await yard.read() == "inside\n"
 
 
+@pytest.mark.attack(tally.PATHS)
 @pytest.mark.parametrize("path", ["/etc", "/", "/var/run/docker.sock", "{outside}", "{link}", "{project}/../outside"])
 async def test_volume_that_binds_a_folder_elsewhere_is_refused(yard: Yard, path: str) -> None:
     link = yard.project / "link"
     link.symlink_to(outside_of(yard))
     given = path.format(outside=outside_of(yard), link=link, project=yard.project)
-    with pytest.raises(errors.Refused):
+    with tally.attempt(), pytest.raises(errors.Refused):
         await yard.engine.create_volume(yard.bind(given))
     assert yard.name not in {row.name for row in await yard.engine.list_volumes()}
 
@@ -92,19 +94,21 @@ async def test_volume_through_a_link_inside_is_made_of_the_path_that_it_leads_to
     assert row.options["device"] == str(yard.project / "data")
 
 
+@pytest.mark.attack(tally.LINKS)
 async def test_volume_whose_folder_became_a_link_to_elsewhere_is_not_mounted_any_more(yard: Yard) -> None:
     data = yard.project / "data"
     await yard.engine.create_volume(yard.bind(data))
     data.rename(yard.project / "before")
     data.symlink_to(outside_of(yard))
-    with pytest.raises(errors.Refused):
+    with tally.attempt(), pytest.raises(errors.Refused):
         await yard.read()
 
 
+@pytest.mark.attack(tally.PATHS)
 async def test_volume_of_others_that_binds_a_folder_elsewhere_is_not_mounted(yard: Yard) -> None:
     device = f"device={outside_of(yard)}"
     yard.docker(["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", device, yard.name])
-    with pytest.raises(errors.Refused):
+    with tally.attempt(), pytest.raises(errors.Refused):
         await yard.read()
 
 

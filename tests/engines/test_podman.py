@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import pytest
@@ -19,6 +20,7 @@ from codomyrmex_containerization.models.container import ContainerSpec, Healthch
 from codomyrmex_containerization.models.engine import Endpoint
 from codomyrmex_containerization.models.event import EventQuery
 from codomyrmex_containerization.models.image import BuildSpec
+from tests.dispatch import harness
 from tests.podman import PodmanService
 
 Run = Callable[..., Awaitable[str]]
@@ -219,3 +221,60 @@ async def test_archive_goes_to_no_folder_that_is_not_there(engine: PodmanEngine,
     container = await run("sleep", "60")
     with pytest.raises(errors.NotFound):
         await engine.write_archive(container, "/nowhere", lambda: iter([buffer.getvalue()]))
+
+
+IMAGE = "localhost/cxc-test-busybox:1"
+STAGE = "FROM {image} AS base\nRUN rm -rf /l && ln -s /etc /l\nFROM {image}\nRUN --mount=type=bind,from=base,source=/l,target=/mnt "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STAGE + "cat /mnt/hostname",
+        "FROM {image}\nRUN --mount=type=cache,id=../../../../../../../etc,target=/mnt ls /mnt",
+        "FROM {image}\nARG X=..\nRUN --mount=type=cache,id=$X/$X/$X/etc,target=/mnt ls /mnt",
+        "FROM {image}\nRUN --mount=source=link,target=/mnt ls /mnt",
+        "FROM dir:/etc",
+        "FROM docker-daemon:busybox:1",
+        "ARG A=di\nARG B=r:/etc\nFROM ${A}${B}",
+        "ARG A=xdir:/etc\nFROM ${A#x}",
+        "FROM {image}\nCOPY --from=oci-archive:/srv/image.tar / /",
+    ],
+)
+async def test_build_reaches_no_files_of_the_host(
+    podman_service: PodmanService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", podman_service.url)
+    (tmp_path / "link").symlink_to("/etc")
+    given = {"image_name": "localhost/cxc-inside:1", "dockerfile_text": text.replace("{image}", IMAGE)}
+    async with harness.opened(engines=("podman",), policy__allowed_paths=(str(tmp_path),)) as house:
+        await house.fails("refused", "container_build", **given, context=str(tmp_path))
+
+
+async def test_build_mounts_what_lies_in_its_context_and_a_cache(
+    podman_service: PodmanService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", podman_service.url)
+    (tmp_path / "word").write_text("from the context")
+    text = (
+        f"FROM {IMAGE}\nRUN --mount=source=word,target=/word --mount=type=cache,target=/kept "
+        '[ "$(cat /word)" = "from the context" ]\n'
+    )
+    name = "localhost/cxc-inside:1"
+    async with harness.opened(engines=("podman",), policy__allowed_paths=(str(tmp_path),)) as house:
+        await house.ok("container_build", image_name=name, dockerfile_text=text, context=str(tmp_path))
+        await house.ok("image_remove", image=name)
+
+
+async def test_mount_that_podman_would_read_as_another_one_is_refused(
+    podman_service: PodmanService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", podman_service.url)
+    (tmp_path / "a,source=" / "etc").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a,source=" / "etc")
+    async with harness.opened(engines=("podman",), policy__allowed_paths=(str(tmp_path),)) as house:
+        for mount in (f"{tmp_path}:/x,source=/etc", f"{tmp_path}/link:/x", "data:/x,type=bind"):
+            given = {"image": IMAGE, "command": "ls /x", "mounts": [mount]}
+            await house.fails("invalid_argument", "container_run", **given)
+        network = "slirp4netns:allow_host_loopback=true"
+        await house.fails("refused", "container_run", image=IMAGE, command="true", network=network)

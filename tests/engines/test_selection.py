@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from codomyrmex_containerization.engines import selection
+from tests import backends
 from tests.dispatch import harness
 
 
@@ -84,6 +87,29 @@ async def test_hanging_engine_keeps_the_status_of_the_others_waiting_for_two_sec
         assert (docker["available"], podman["available"]) == (True, False)
         assert f"{selection.PROBE_SECONDS:g} seconds" in podman["reason"]
         assert podman["remedy"]
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        yield listening.getsockname()[1]
+
+
+async def test_hanging_way_to_an_engine_keeps_nobody_waiting_longer_than_a_hanging_engine(
+    docker_socket: Path, monkeypatch: pytest.MonkeyPatch, silent_port: int
+) -> None:
+    if shutil.which("ssh") is None:
+        backends.missing("ssh")
+    monkeypatch.setenv(
+        "CODOMYRMEX_CONTAINERIZATION_ENDPOINTS", json.dumps({"lab": {"url": f"ssh://127.0.0.1:{silent_port}"}})
+    )
+    async with harness.opened(engines=("docker",)) as house:
+        docker, lab = (await house.ok("container_runtime_status"))["engines"]
+        assert (docker["available"], lab["available"]) == (True, False)
+        assert f"{selection.PROBE_SECONDS:g} seconds" in lab["reason"]
+        assert "engine='lab'" in lab["remedy"]
+        assert lab["endpoint_source"] == "the setting endpoints.lab"
 
 
 async def test_engine_that_fails_is_a_line_in_the_list_of_the_others(

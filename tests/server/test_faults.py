@@ -24,9 +24,6 @@ from tests.server.faces import ERAS, Era, Face, answer_of, connected, error_of, 
 BOUND_SECONDS = 10.0
 VERSION = b'{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12","Os":"linux","Arch":"amd64"}'
 
-# The library forgets a socket that could not be connected; the interpreter closes it, with a warning.
-forgotten_sockets = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 every_era = pytest.mark.parametrize("era", ERAS)
 every_signal = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)
 
@@ -117,20 +114,17 @@ async def test_many_requests_stuck_in_the_engine_leave_room_for_the_next(
 # ------------------------------------------------------------------------------------------------ absent or impostor
 
 
-@forgotten_sockets
 async def test_missing_socket_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
     await _says_that_it_is_unavailable()
 
 
-@forgotten_sockets
 async def test_plain_file_in_place_of_the_socket_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file.sock").write_text("not a socket\n")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/file.sock")
     await _says_that_it_is_unavailable()
 
 
-@forgotten_sockets
 async def test_socket_that_nobody_listens_on_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "stale.sock"))
@@ -138,7 +132,6 @@ async def test_socket_that_nobody_listens_on_is_no_engine(tmp_path: Path, monkey
         await _says_that_it_is_unavailable()
 
 
-@forgotten_sockets
 @pytest.mark.parametrize(
     ("version", "other"),
     [

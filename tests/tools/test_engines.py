@@ -110,3 +110,16 @@ async def test_status_shows_both_and_marks_the_default(house: harness.House) -> 
     assert (docker["name"], docker["available"], docker["default"]) == ("docker", True, True)
     assert (podman["name"], podman["available"], podman.get("default", False)) == ("podman", True, False)
     assert podman["endpoint_source"] == "CONTAINER_HOST"
+
+
+async def test_podman_behind_docker_host_is_listed_once(
+    podman_service: PodmanService, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("CONTAINER_HOST", "DOCKER_HOST"):
+        monkeypatch.setenv(variable, podman_service.url)
+    async with harness.opened(engines=BOTH, engine="podman") as house:
+        await run(house, name, "podman")
+        (row,) = (await house.ok("container_list", name=name))["containers"]
+        assert row["engine"] == "podman"
+        assert (await house.ok("container_inspect", container=name))["engine"] == "podman"
+        await house.ok("container_remove", container=name, force=True)

@@ -119,7 +119,8 @@ async def test_host_paths_are_refused_on_another_host_unless_its_settings_allow_
         assert "host_paths" in outcome.error_data["hint"]
         ran = await house.ok("container_run", **given, engine="open")
         assert ran["stdout"] == "on that host\n"
-        for path in ("/", "/etc", "/var/run/docker.sock", os.path.expanduser("~/.ssh")):
+        (tmp_path / "link").symlink_to("/etc")
+        for path in ("/", "/etc", "/var/run/docker.sock", os.path.expanduser("~/.ssh"), tmp_path / "link"):
             await house.fails("refused", "container_run", image=IMAGE, mounts=[f"{path}:/x"], engine="open")
 
 
@@ -128,3 +129,22 @@ async def test_another_host_without_tls_is_refused_before_anything_is_sent(monke
     async with harness.opened() as house:
         outcome = await house.fails("refused", "container_list")
         assert "nothing was sent" in outcome.text
+
+
+@pytest.mark.usefixtures("busybox_image")
+async def test_engine_under_two_names_is_listed_once_and_its_containers_are_found(
+    tls_docker: TlsDocker, docker_cli: DockerCommandLine, named: object
+) -> None:
+    assert callable(named)
+    files = {name: str(tls_docker.certificates / f"{name}.pem") for name in ("ca", "cert", "key")}
+    named(lab={"url": tls_docker.url, **files}, link={"url": f"unix://{docker_cli.socket_path}"})
+    async with harness.opened() as house:
+        made = await house.ok("container_run", image=IMAGE, command="sleep 1000", detach=True, engine="lab")
+        (row,) = (await house.ok("container_list", name=made["name"]))["containers"]
+        assert row["engine"] == "docker"
+        assert (await house.ok("container_inspect", container=made["name"]))["engine"] == "docker"
+        assert (await house.ok("container_inspect", container=made["name"], engine="link"))["engine"] == "link"
+        _, *others = (await house.ok("container_runtime_status"))["engines"]
+        assert [one["name"] for one in others] == ["lab", "link"]
+        assert all("same engine as docker" in one["notes"][-1] for one in others), others
+        await house.ok("container_remove", container=made["name"], force=True, engine="lab")

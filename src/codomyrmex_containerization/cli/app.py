@@ -85,14 +85,22 @@ def root() -> options.Group:
         params=[version],
         is_root=True,
     )
-    known: dict[str, tuple[str, dict[str, str]]] = {}
-    for one in TABLE:
-        known.setdefault(one.tool, (one.name, words.options_of(one.params)))
+    known = known_commands()
     for one in TABLE:
         group.add_command(_guarded(entry.click_command(one, known), one.own_errors))
     for command in local_commands.all_commands():
         group.add_command(_guarded(command, None))
     return group
+
+
+def known_commands() -> words.Commands:
+    """Return which command stands for which tool, for advice."""
+    known: dict[str, tuple[str, dict[str, str]]] = {}
+    for one in TABLE:
+        known.setdefault(one.tool, (one.name, words.options_of(one.params)))
+        for argument, value in one.fixed.items():
+            known[f"{one.tool} {argument}={value}"] = (one.name, words.options_of(one.params))
+    return known
 
 
 def _root() -> int:

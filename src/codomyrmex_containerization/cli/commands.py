@@ -54,7 +54,7 @@ def _show_list(one: Answered, to: Screen) -> None:
     rows = one.data["containers"]
     header = ("ID", "NAME", "IMAGE", "STATUS", "CREATED", "CPU%", "MEM", "LIMIT", "PIDS", "PORTS", "ENGINE")
     several = len({row["engine"] for row in rows}) > 1
-    to.table(header, [_list_cells(row, show_engine=several) for row in rows])
+    to.table(header, [_list_cells(row, to, show_engine=several) for row in rows])
     if not rows:
         more = "" if one.asked["all"] or one.asked["status"] else " running (--all shows the others too)"
         to.note(f"no containers{more}")
@@ -62,13 +62,13 @@ def _show_list(one: Answered, to: Screen) -> None:
         to.note(f"{len(rows)} of {one.data['total']} shown; the rest: add --cursor {one.data['next_cursor']}")
 
 
-def _list_cells(row: Data, *, show_engine: bool) -> tuple[str, ...]:
+def _list_cells(row: Data, to: Screen, *, show_engine: bool) -> tuple[str, ...]:
     return (
         row["id"],
         row["name"],
         row["image"],
         f"{row['status']} ({row['health']})" if "health" in row else row["status"],
-        row["created"],
+        created(row["created"], to),
         f"{row['cpu_percent']:.1f}" if "cpu_percent" in row else "",
         size(row.get("memory_bytes")),
         size(row.get("memory_limit_bytes")),
@@ -83,6 +83,26 @@ def size(size_bytes: int | None) -> str:
     from codomyrmex_containerization.models import sizes
 
     return "" if size_bytes is None else sizes.show(size_bytes)
+
+
+def created(time: str, to: Screen) -> str:
+    """Show when something was made: on a terminal by its age, which is shorter."""
+    from datetime import UTC, datetime
+
+    if not options.is_terminal(to.out):
+        return time
+    try:
+        return age((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+    except (ValueError, TypeError):
+        return time
+
+
+def age(seconds: float) -> str:
+    """Show how long ago something was, in the largest unit of which there are two."""
+    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
+    fitting = ((name, length) for name, length in units if seconds >= 2 * length)
+    name, length = next(fitting, ("s", 1))
+    return f"{max(0, int(seconds // length))}{name} ago"
 
 
 def show_run(one: Answered, to: Screen) -> None:

@@ -97,7 +97,7 @@ def option(
         metavar=metavar,
         type=type,
         multiple=multiple,
-        is_flag=is_flag,
+        is_flag=is_flag or None,  # False would let click make the value optional
         required=required,
         callback=callback,
         **more,
@@ -160,9 +160,22 @@ async def _call(
 ) -> Outcome:
     shown = progress.reporter(to)
     try:
-        return await application.dispatcher.call(entry.tool, given_arguments, session.caller(given, to, shown))
+        asked = _with_engine(entry.tool, given_arguments, given)
+        return await application.dispatcher.call(entry.tool, asked, session.caller(given, to, shown))
     finally:
         shown.close()
+
+
+def _with_engine(tool: str, given_arguments: Data, given: options.Given) -> Data:
+    """Ask the engine of `--engine` and no other: listings without an engine ask all of them."""
+    engine = given.settings.get("engine")
+    if engine is None:
+        return given_arguments
+    from codomyrmex_containerization.dispatch import application
+
+    spec = application.tools().get(tool)
+    takes_one = spec is not None and "engine" in spec.arguments.model_fields
+    return {"engine": engine, **given_arguments} if takes_one else given_arguments
 
 
 def _show(entry: ToolCommand, outcome: Outcome, values: Values, to: Screen, known: words.Commands) -> None:
@@ -197,8 +210,11 @@ def _error_data(entry: ToolCommand, outcome: Outcome, known: words.Commands) -> 
         # A token dies with this process: here a person agrees on the terminal or beforehand.
         data.pop("confirm_token", None)
         data["hint"] = "if that is what you want, repeat the command with --yes, or on a terminal to be asked"
+    elif data["code"] == "declined":
+        data["hint"] = ""  # who said no just now needs no advice
     else:
         data["hint"] = _advice(entry, str(data.get("hint", "")), known)
+        data["message"] = words.of_argument(str(data.get("message", "")), entry.tool, words.options_of(entry.params))
     return data
 
 

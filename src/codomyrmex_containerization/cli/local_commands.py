@@ -91,6 +91,8 @@ def _list_tools(*, show_all: bool) -> int:
     to.table(header, [_tool_cells(spec, enabled=spec.name in offered) for spec in shown])
     if not shown:
         to.note("no tools are enabled; --all shows what there is")
+    elif len(shown) < len(tools):
+        to.note(f"{len(tools) - len(shown)} more are switched off; --all shows them, --toolsets switches them on")
     return 0
 
 

@@ -20,19 +20,19 @@ def _show_images(one: Answered, to: Screen) -> None:
     rows = one.data["images"]
     several = len({row["engine"] for row in rows}) > 1
     header = ("ID", "TAGS", "SIZE", "CREATED", "PLATFORM", "USED BY", "ENGINE")
-    to.table(header, [_image_cells(row, show_engine=several) for row in rows])
+    to.table(header, [_image_cells(row, to, show_engine=several) for row in rows])
     if not rows:
         to.note("no images")
     elif "next_cursor" in one.data:
         to.note(f"{len(rows)} of {one.data['total']} shown; the rest: add --cursor {one.data['next_cursor']}")
 
 
-def _image_cells(row: Data, *, show_engine: bool) -> tuple[str, ...]:
+def _image_cells(row: Data, to: Screen, *, show_engine: bool) -> tuple[str, ...]:
     return (
         row["id"],
         ",".join(row["tags"]) or "<untagged>",
         commands.size(row["size_bytes"]),
-        row["created"],
+        commands.created(row["created"], to),
         row.get("platform", ""),
         ",".join(row.get("used_by", ())),
         row["engine"] if show_engine else "",

@@ -17,6 +17,29 @@ if TYPE_CHECKING:
 Serve = Callable[["LoadedSettings"], None]
 
 HELP_NAMES = ("-h", "--help")
+# What people type who know other programs, and what it is here.
+_STORAGE = "cxc --toolsets all tools call {}"
+_OTHER_WORDS = {
+    "ps": "cxc list",
+    "ls": "cxc list",
+    "info": "cxc status",
+    "stats": "cxc list",
+    "help": "cxc --help",
+    "version": "cxc --version",
+    "volume": _STORAGE.format("volume_list"),
+    "network": _STORAGE.format("network_list"),
+    "prune": _STORAGE.format("engine_prune"),
+    "system": _STORAGE.format("engine_prune"),
+    "events": _STORAGE.format("container_events"),
+}
+_NOT_YET = ("push", "pull", "compose", "login")
+_OTHER_OPTIONS = {
+    ("run", "--rm"): "A container is removed at its end unless --keep is given.",
+    ("run", "-t"): "A container gets no terminal; -i hands it our stdin.",
+    ("run", "--tty"): "A container gets no terminal; -i hands it our stdin.",
+    ("exec", "-t"): "A command gets no terminal; -i hands it our stdin.",
+    ("exec", "--tty"): "A command gets no terminal; -i hands it our stdin.",
+}
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -80,7 +103,7 @@ def _setting(
         help=help,
         metavar=metavar,
         type=type,
-        is_flag=is_flag,
+        is_flag=is_flag or None,  # False would let click make the value optional
         multiple=multiple,
         callback=_keep_setting,
         expose_value=False,
@@ -140,6 +163,19 @@ class Command(click.Command):
         super().__init__(name, help=help, callback=callback, params=everything, context_settings=settings)
         self.own_params = tuple(params)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises UsageError, which says what stands here for an option of other programs."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = _OTHER_OPTIONS.get((self.name or "", error.option_name))
+            if instead is None:
+                raise
+            raise click.UsageError(f"There is no option {error.option_name!r}. {instead}", ctx) from error
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click does not say of all of them which command they are about
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then the names of the global ones."""
         _write_own(self, self.own_params, ctx, formatter)
@@ -180,9 +216,15 @@ class Group(click.Group):
         name = args[0]
         if name in self.commands or name.startswith("-"):
             return super().resolve_command(ctx, args)
+        raise click.UsageError(f"There is no command {name!r}.{self._instead(name)}", ctx)
+
+    def _instead(self, name: str) -> str:
+        if self.is_root and name in _OTHER_WORDS:
+            return f" Try '{_OTHER_WORDS[name]}'."
+        if self.is_root and name in _NOT_YET:
+            return " This program cannot do that yet."
         near = get_close_matches(name, self.commands, n=1, cutoff=0.5)
-        more = f" Did you mean {near[0]!r}?" if near else ""
-        raise click.UsageError(f"There is no command {name!r}.{more}", ctx)
+        return f" Did you mean {near[0]!r}?" if near else ""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options (all of them for the root), then the commands."""

@@ -14,6 +14,8 @@ from codomyrmex_containerization.cli import options
 _RED, _YELLOW, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 # What JSON leaves as it is and a terminal obeys, or an editor takes for a line's end.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# Where a terminal is narrow, longer cells give way.
+_NEVER_FOLDED = 12
 _CELL_STYLES = {
     "running": "green",
     "available": "green",
@@ -100,9 +102,10 @@ class Screen:
         console = Console(
             file=self.out, highlight=False, markup=False, emoji=False, color_system="auto" if colours() else None
         )
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for index, name in enumerate(header):
-            table.add_column(Text(name), overflow="fold", no_wrap=index == 0)
+            is_short = max(len(row[index]) for row in rows) <= _NEVER_FOLDED
+            table.add_column(Text(name), overflow="fold", no_wrap=index == 0 or is_short)
         for row in rows:
             table.add_row(*(Text(cell, style=_CELL_STYLES.get(cell.partition(" (")[0], "")) for cell in row))
         console.print(table)

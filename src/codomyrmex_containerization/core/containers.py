@@ -199,7 +199,11 @@ async def _usage(engines: selection.Engines, rows: Sequence[ContainerRow]) -> tu
         try:
             used.update(await (await engines.pick(name)).usage(ids))
         except errors.Unsupported as error:
-            unread.append(f"{name} does not tell what containers use: {' '.join(error.text().split())}")
+            unread.append(" ".join(error.text().split()))
+        except errors.ContainerizationError as error:
+            if len(running) == 1:
+                raise
+            unread.append(f"usage on {said_wrong(name, error)}")
 
     running: dict[str, list[str]] = {}
     for row in rows:

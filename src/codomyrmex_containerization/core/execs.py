@@ -43,7 +43,7 @@ async def execute(
     if state.status != "running":
         raise errors.Conflict(
             f"Container {state.name} is {state.status}; commands run only in a running one.",
-            hint="container_control(action='start') or 'unpause' first",
+            hint=f"container_control(action={'unpause' if state.status == 'paused' else 'start'!r}) first",
         )
     began = time.monotonic()
     stdout, stderr = output.Capture(), output.Capture()

@@ -185,6 +185,8 @@ def _prepare(engine: guard.GuardedEngine, request: BuildRequest) -> _Prepared:
         # BuildKit takes its frontend from this argument before it looks at the Dockerfile.
         frontend=request.build_args.get("BUILDKIT_SYNTAX") or content.frontend,
         entitlements=content.entitlements,
+        step_mounts=tuple(mount for one in content.instructions for mount in one.flag_values("mount")),
+        images=(*content.base_images, *content.copied_images),
     )
     return _Prepared(
         spec,

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -89,13 +89,29 @@ async def list_images(
     ordered = sorted(rows, key=_key)
     rest = [row for row in ordered if after is None or _key(row) > (-after[0], after[1] + "g")]
     page = rest[:limit]
-    users = {one: await (await engines.pick(one)).image_users() for one in dict.fromkeys(row.engine for row in page)}
+    users, unread = await _users(engines, tuple(dict.fromkeys(row.engine for row in page)))
     return ImagePage(
         images=tuple(ListedImage(row, tuple(users[row.engine].get(row.id, ()))) for row in page),
         total=len(ordered),
         next_key=image_key(page[-1]) if len(rest) > limit else None,
-        failed=tuple(containers.said_wrong(one, error) for one, error in answers.failed.items()),
+        failed=(*(containers.said_wrong(one, error) for one, error in answers.failed.items()), *unread),
     )
+
+
+async def _users(
+    engines: selection.Engines, names: Sequence[str]
+) -> tuple[dict[str, dict[str, list[str]]], tuple[str, ...]]:
+    """Read which containers use images; one of several engines that no longer tells is a line, not the end of the list."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+    unread: list[str] = []
+    for name in names:
+        try:
+            found[name] = await (await engines.pick(name)).image_users()
+        except errors.ContainerizationError as error:
+            if len(names) == 1:
+                raise
+            unread.append(f"users of images on {containers.said_wrong(name, error)}")
+    return found, tuple(unread)
 
 
 def image_key(row: ImageRow) -> cursors.Key:

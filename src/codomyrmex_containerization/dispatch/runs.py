@@ -24,13 +24,14 @@ from pathlib import Path
 import anyio
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines import guard, selection
+from codomyrmex_containerization.engines import guard, opening, selection
 from codomyrmex_containerization.models.container import ContainerRow, Lifetime
 from codomyrmex_containerization.models.engine import EngineProbe
 
 _REMOVE_SECONDS = 30.0
 _SCRATCH = ".scratch"
 _STEP_SECONDS = 60.0
+_KINDS: tuple[guard.ObjectKind, ...] = ("exec", "container", "step", "image")
 _Key = tuple[guard.ObjectKind, str, str]
 
 
@@ -153,9 +154,16 @@ async def reap(
     if not dry_run:
         _empty_dead(folder, own_run)
     mentioned = _mentioned(folder, own_run)
-    for probe in await _probes(engines, mentioned):
+    probes = await _probes(engines, mentioned)
+    for name in sorted(mentioned - {probe.name for probe in probes}):
+        if _left_in(folder, name, own_run):
+            lines.append(f"NOT looked at: {name}: the settings name no such engine any more")
+            all_done = False
+    for probe in probes:
         if probe.info is None:
-            all_done = all_done and probe.name not in mentioned
+            if probe.name in mentioned:
+                lines.append(f"NOT looked at: {probe.name}: {probe.reason}")
+                all_done = False
             continue
         try:
             engine = await engines.pick(probe.name)
@@ -182,6 +190,13 @@ def _mentioned(folder: Path, own_run: str) -> set[str]:
     """Return the names of the engines that dead runs have written down."""
     journals = [one for one in folder.glob("*.jsonl") if one.stem != own_run and not _is_alive(folder, one.stem)]
     return {str(entry.get("engine") or entry.get("uses") or "") for one in journals for entry in _entries(one)}
+
+
+def _left_in(folder: Path, engine: str, own_run: str) -> bool:
+    """Say whether dead runs have left something of a call in an engine that outlives them."""
+    if engine == opening.MEMORY:
+        return False
+    return any(True for kind in _KINDS for _ in _journalled(folder, engine, own_run, kind, detached=False))
 
 
 async def _reap_engine(
@@ -314,7 +329,9 @@ def _is_dead(folder: Path, run: str) -> bool:
     return (folder / f"{run}.lock").exists() and not _is_alive(folder, run)
 
 
-def _journalled(folder: Path, engine: str, own_run: str, kind: guard.ObjectKind) -> Iterator[tuple[str, str]]:
+def _journalled(
+    folder: Path, engine: str, own_run: str, kind: guard.ObjectKind, *, detached: bool = True
+) -> Iterator[tuple[str, str]]:
     """Yield the run and the id of each object of one call that dead runs have written down and not removed."""
     for journal in sorted(folder.glob("*.jsonl")):
         run = journal.stem
@@ -325,7 +342,7 @@ def _journalled(folder: Path, engine: str, own_run: str, kind: guard.ObjectKind)
             if entry.get("engine") != engine:
                 continue
             # A detached container that was never started goes as well.
-            if entry.get("created") == kind and (entry.get("lifetime") == "call" or kind == "container"):
+            if entry.get("created") == kind and (entry.get("lifetime") == "call" or (detached and kind == "container")):
                 left[entry["id"]] = None
             elif entry.get("removed") == kind:
                 left.pop(entry["id"], None)

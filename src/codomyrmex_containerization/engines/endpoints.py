@@ -271,6 +271,19 @@ def is_searched(endpoint: Endpoint) -> bool:
     return endpoint.source in _SEARCHED
 
 
+def is_closed(endpoint: Endpoint) -> bool:
+    """Whether it was found at a well-known place and this user may not open it: somebody else's engine."""
+    if not is_searched(endpoint):
+        return False
+    try:
+        require_socket(endpoint)
+    except errors.Unauthorized:
+        return True
+    except errors.ContainerizationError:
+        return False
+    return False
+
+
 # ----------------------------------------------------------------------------------------------------------- well known
 
 _SEARCHED = frozenset(

@@ -178,6 +178,7 @@ class GuardedEngine(base.Engine):
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
         policy.judge_container(spec, self._rules)
         mounts, seen = self._resolve_mounts(spec.mounts)
+        policy.judge_mount_paths(mounts)
         seen += await self._judge_volumes(spec.mounts)
         self._ledger.creating(self.name)
         try:
@@ -483,7 +484,14 @@ class GuardedEngine(base.Engine):
                 hint="use a volume, or copy files in; host_paths = true in the endpoint's settings allows that host's own paths",
             )
         path = Path(os.path.normpath(source))
-        policy.judge_path(path, allowed=(Path("/"),), named=False, protected=self._paths.protected, purpose="a mount")
+        # What is reached through this host's loopback may well be this host: its links and sockets are looked at too.
+        here = Path(os.path.realpath(path)) if self.endpoint.is_loopback else path
+        for one in dict.fromkeys((path, here)):
+            policy.judge_path(
+                one, allowed=(Path("/"),), named=False, protected=self._paths.protected, purpose="a mount"
+            )
+        if self.endpoint.is_loopback and here.exists():
+            self._refuse_sockets(here)
         return path
 
     def _seen_now(self, path: Path) -> list[_Seen]:

@@ -64,10 +64,14 @@ class Opener:
         return name in ("docker", "podman", MEMORY) or name in self._options.named
 
     async def is_there(self, name: str) -> bool:
-        """Say whether there is a trace of the engine that is worth asking. Raises what is wrong with one that a user named."""
+        """Say whether there is a trace of the engine that is worth asking: not one of others that nobody named.
+
+        Raises what is wrong with one that a user named.
+        """
         if name == MEMORY or name in self._options.named:
             return True
-        return bool(await self._candidates(name)) or self._can_start(name)
+        found = [one for one in await self._candidates(name) if not endpoints.is_closed(one)]
+        return bool(found) or self._can_start(name)
 
     async def would_start(self, name: str) -> bool:
         """Say whether opening the engine would start its service."""
@@ -91,6 +95,12 @@ class Opener:
             # Whatever is wrong with the first one that does not answer is worth more than "not found".
             found = next(iter(await self._candidates(name)), None)
         return await self._reached(found) if found is not None else None
+
+    async def address(self, name: str) -> Endpoint | None:
+        """Return where the engine would be, without opening the way there. Raises what is wrong with the address."""
+        if name in self._options.named:
+            return endpoints.named(name, self._options.named[name])
+        return next(iter(await self._candidates(name)), None)
 
     async def answers(self, name: str) -> bool:
         """Say whether the engine would take a call: somebody listens, its service can be started, or a user named it."""
@@ -117,7 +127,7 @@ class Opener:
             return engine
         await engine.aclose()
         podman = PodmanEngine(
-            endpoint,
+            replace(endpoint, kind="podman"),
             timeout_seconds=options.timeout_seconds,
             scratch=options.scratch,
             revive=self._revive if is_ours else None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import anyio
@@ -15,6 +17,9 @@ from codomyrmex_containerization.models.engine import Endpoint, EngineProbe
 PROBE_SECONDS = 2.0
 # Once one engine has answered, one that hangs gets this long: it keeps nobody from what the others say.
 GRACE_SECONDS = 5.0
+# One that was too slow lately gets only this, for a while.
+_SHORT_GRACE_SECONDS = 0.5
+_SLOW_FOR_SECONDS = 60.0
 WELL_KNOWN_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 
 _DEFAULTS = ("docker", "podman")
@@ -53,6 +58,8 @@ class Engines:
         self._guarded = guarded
         self._open: dict[tuple[str, str], guard.GuardedEngine] = {}
         self._opening: dict[str, anyio.Lock] = {}
+        self._slow_until: dict[str, float] = {}
+        self._identities: dict[tuple[str, str], str] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +89,10 @@ class Engines:
         """
         wanted = name or await self.default()
         self._require_known(wanted)
-        return await self._opened(wanted, await self._located(wanted))
+        endpoint = await self._opener.locate(wanted)
+        if endpoint is None:
+            raise opening.not_found(name, self._names)
+        return await self._opened(wanted, endpoint)
 
     async def holding(self, container: str, name: str | None) -> guard.GuardedEngine:
         """Return the engine that has a container: the named one, or the one of all that knows it.
@@ -122,13 +132,15 @@ class Engines:
         if not answers.found:
             if answers.failed:
                 raise next(iter(answers.failed.values()))
-            raise opening.not_found(None, self._names)
+            engine = await self.pick()  # says what keeps it from being used
+            return Answers({engine.name: await question(engine)}, {})
         return answers
 
     async def probe(self, only: str | None = None, *, start: bool = True) -> list[EngineProbe]:
         """Ask all engines (or one) side by side what they are, each for at most two seconds once it is found.
 
-        Without `start` no service is started for that. Raises InvalidArgument (no such engine), Refused (settings).
+        Where several are asked, the way to an engine counts in; only a service that has to be started gets longer, and without
+        `start` none is. Raises InvalidArgument (no such engine), Refused (settings).
         """
         if only is not None:
             self._require_known(only)
@@ -136,12 +148,14 @@ class Engines:
         found: dict[str, EngineProbe] = {}
 
         async def one(name: str) -> None:
-            found[name] = await self._probe(name, start=start)
+            found[name] = await self._probe(name, start=start, waits=only is not None)
 
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(one, name)
-        return [found[name] for name in names]
+        answered = [(name, one.endpoint.url) for name, one in found.items() if one.info is not None and one.endpoint]
+        repeated = await self._repeated({key: self._open[key] for key in answered if key in self._open})
+        return [_noted(found[name], repeated.get(name)) for name in names]
 
     async def attend(self) -> None:
         """Do what engines leave to their clients (Podman's health checks where nobody runs them), until cancelled."""
@@ -157,27 +171,48 @@ class Engines:
     async def _ask_all(self, question: Callable[[guard.GuardedEngine], Awaitable[T]]) -> Answers[T]:
         found: dict[str, T] = {}
         failed: dict[str, errors.ContainerizationError] = {}
+        asked: dict[tuple[str, str], guard.GuardedEngine] = {}
         scope = anyio.CancelScope()
+        waiting = set(self._names)
 
         async def one(name: str) -> None:
             failed[name] = _too_slow(name)
             try:
+                await answered(name)
+            finally:
+                waiting.discard(name)
+            if name in found:
+                self._slow_until.pop(name, None)
+                scope.deadline = min(scope.deadline, anyio.current_time() + self._grace_seconds(waiting))
+
+        async def answered(name: str) -> None:
+            try:
                 if not await self._is_there(name):
                     del failed[name]
                     return
-                found[name] = await question(await self.pick(name))
+                engine = await self.pick(name)
+                found[name] = await question(engine)
+                asked[name, engine.endpoint.url] = engine
             except errors.ContainerizationError as error:
                 failed[name] = error
                 return
             del failed[name]
-            scope.deadline = min(scope.deadline, anyio.current_time() + GRACE_SECONDS)
 
         with scope:
             async with threads.task_group() as tasks:
                 for name in self._names:
                     tasks.start_soon(one, name)
-        ordered = [name for name in self._names if name in found]
+        if scope.cancelled_caught:
+            late = anyio.current_time() + _SLOW_FOR_SECONDS
+            self._slow_until |= {name: late for name in self._names if name in failed and name not in found}
+        repeated = await self._repeated(asked)
+        ordered = [name for name in self._names if name in found and name not in repeated]
         return Answers({name: found[name] for name in ordered}, failed)
+
+    def _grace_seconds(self, waiting: Collection[str]) -> float:
+        now = anyio.current_time()
+        known = waiting and all(self._slow_until.get(name, 0.0) > now for name in waiting)
+        return _SHORT_GRACE_SECONDS if known else GRACE_SECONDS
 
     async def _is_there(self, name: str) -> bool:
         try:
@@ -204,26 +239,71 @@ class Engines:
                 self._open[key] = self._guarded(await self._opener.open(endpoint))
             return self._open[key]
 
-    async def _probe(self, name: str, *, start: bool) -> EngineProbe:
+    async def _repeated(self, asked: Mapping[tuple[str, str], guard.GuardedEngine]) -> dict[str, str]:
+        """Return the names that mean an engine which another one means too, the default one or an earlier one, with that one."""
+        if len(asked) < 2:
+            return {}
+        first = await self.default()
+        repeated: dict[str, str] = {}
+        kept: list[guard.GuardedEngine] = []
+        for key in sorted(asked, key=lambda key: (key[0] != first, self._rank(key[0]))):
+            engine = asked[key]
+            same = [one.name for one in kept if one.name != engine.name and await self._is_same(one, engine)]
+            if same:
+                repeated[engine.name] = same[0]
+            else:
+                kept.append(engine)
+        return repeated
+
+    def _rank(self, name: str) -> int:
+        return self._names.index(name) if name in self._names else len(self._names)
+
+    async def _is_same(self, one: guard.GuardedEngine, other: guard.GuardedEngine) -> bool:
+        if _place(one.endpoint) == _place(other.endpoint):
+            return True
+        if one.endpoint.kind != other.endpoint.kind:
+            return False
+        identity = await self._identity(one)
+        return bool(identity) and identity == await self._identity(other)
+
+    async def _identity(self, engine: guard.GuardedEngine) -> str:
+        key = (engine.name, engine.endpoint.url)
+        if key not in self._identities:
+            try:
+                self._identities[key] = (await engine.info(deadline_seconds=PROBE_SECONDS)).identity
+            except errors.ContainerizationError:
+                return ""  # shown twice rather than not at all
+        return self._identities[key]
+
+    async def _probe(self, name: str, *, start: bool, waits: bool) -> EngineProbe:
         endpoint = None
         try:
-            if not start and await self._opener.would_start(name):
+            is_cold = await self._opener.would_start(name)
+            if is_cold and not start:
                 return EngineProbe(name, None, None, reason="Its service does not run.", remedy="name it in a call")
-            endpoint = await self._located(name)
+            if is_cold or waits:
+                endpoint = await self._located(name)
             with anyio.fail_after(PROBE_SECONDS):
+                endpoint = endpoint or await self._located(name)
                 engine = await self._opened(name, endpoint)
                 info = await engine.info(deadline_seconds=PROBE_SECONDS)
         except TimeoutError:
             reason = f"It did not answer within {PROBE_SECONDS:g} seconds."
-            return EngineProbe(
-                name, endpoint, None, reason=reason, remedy="see whether the engine hangs, and restart it"
+            remedy = (
+                "see whether the engine hangs, and restart it"
+                if endpoint is not None
+                else f"container_runtime_status(engine={name!r}) waits longer for the way to it"
             )
+            with suppress(errors.ContainerizationError):
+                endpoint = endpoint or await self._opener.address(name)
+            return EngineProbe(name, endpoint, None, reason=reason, remedy=remedy)
         except errors.ContainerizationError as error:
             return EngineProbe(name, endpoint, None, reason=error.message, remedy=error.hint)
+        self._identities[name, endpoint.url] = info.identity
         return EngineProbe(name, endpoint, info)
 
     def _require_known(self, name: str) -> None:
-        if name in self._names or name == self._setting or self._opener.knows(name):
+        if name in self._names or self._opener.knows(name):
             if name in _DEFAULTS and name not in self._names:
                 raise errors.Refused(
                     f"{name} may not be used: the setting 'engines' leaves it out.",
@@ -241,6 +321,22 @@ async def _knows(engine: guard.GuardedEngine, container: str) -> bool:
     except (errors.NotFound, errors.InvalidArgument):
         return False
     return True
+
+
+def _place(endpoint: Endpoint) -> tuple[int, int] | str:
+    """Return what is the same for two names of one socket."""
+    if endpoint.socket_path is not None:
+        with suppress(OSError, ValueError):
+            found = os.stat(endpoint.socket_path)
+            return found.st_dev, found.st_ino
+    return endpoint.url
+
+
+def _noted(probe: EngineProbe, same: str | None) -> EngineProbe:
+    if probe.info is None or same is None:
+        return probe
+    note = f"this is the same engine as {same}: listings show its objects once, as those of {same}"
+    return replace(probe, info=replace(probe.info, notes=(*probe.info.notes, note)))
 
 
 def _too_slow(name: str) -> errors.ContainerizationError:

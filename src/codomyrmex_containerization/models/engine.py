@@ -88,7 +88,8 @@ class Endpoint:
 class EngineInfo:
     """What an engine says of itself, and what it cannot do: `lacks` maps a capability to the reason.
 
-    `product` is what really answered, which may be another than the endpoint's kind (Podman behind DOCKER_HOST).
+    `product` is what really answered, which may be another than the endpoint's kind (Podman behind DOCKER_HOST); `identity`
+    is the same for one engine at two addresses, empty where it cannot be told.
     """
 
     name: EngineName
@@ -106,6 +107,7 @@ class EngineInfo:
     builder: str
     kernel_version: str = ""
     product: EngineKind = "docker"
+    identity: str = ""
     lacks: Mapping[Capability, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -40,7 +40,8 @@ class BuildSpec:
     """Everything a builder needs. `context` None is an empty context.
 
     `dockerfile` is the path of the Dockerfile on this host, None when `dockerfile_text` holds it.
-    `frontend`, `entitlements` and `network` say what the Dockerfile asks for, for the policy to judge.
+    `frontend`, `entitlements` and `network` say what the Dockerfile asks for, for the policy to judge; so do `step_mounts`
+    (each `RUN --mount` as written) and `images` (what FROM and `from=` name) for a builder that does not keep them inside.
     """
 
     tags: tuple[str, ...]
@@ -57,6 +58,8 @@ class BuildSpec:
     frontend: str | None = None
     entitlements: tuple[str, ...] = ()
     network: str | None = None
+    step_mounts: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,18 +25,28 @@ _GRACE_SECONDS = 0.4
 
 def serve(loaded: config.LoadedSettings) -> None:
     """Serve MCP on stdin and stdout; ends the process."""
-    logging.basicConfig(
-        level=loaded.settings.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+    application = open_application(loaded)
+    _log(loaded.settings.log_level, application)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
-    application = open_application(loaded)
     code = 0
     try:
         code = anyio.run(_serve, application)
     finally:
         application.close_files()
         _leave(code)
+
+
+def _log(level: str, application: Application) -> None:
+    """Write to stderr, which is a way out like any other: libraries that tell what they do tell secrets as well."""
+
+    class Redacting(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return application.redactor.text(super().format(record))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 async def _serve(application: Application) -> int:
@@ -78,7 +88,8 @@ async def _serve(application: Application) -> int:
 async def _reap(application: Application) -> None:
     try:
         for line in await application.reap():
-            logger.warning("removed what a dead run had left: %s", line)
+            done = "" if line.startswith("NOT ") else "removed what a dead run had left: "
+            logger.warning("%s%s", done, line)
     except Exception:  # nothing that goes wrong here may end the server
         logger.warning("what dead runs left could not be looked at", exc_info=True)
 

@@ -112,7 +112,8 @@ class CopyAnswer(Answer):
 
     def text(self) -> str:
         left_out = f"\nleft out (links that lead out, devices): {', '.join(self.skipped)}" if self.skipped else ""
-        return f"copied {self.files} files, {sizes.show(self.bytes)}, to {self.target}{left_out}"
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        return f"copied {files}, {sizes.show(self.bytes)}, to {self.target}{left_out}"
 
 
 def _shown(value: object) -> str:

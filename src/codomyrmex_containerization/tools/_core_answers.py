@@ -34,7 +34,7 @@ class EngineStatus(Row):
     architecture: str | None = None
     kernel_version: str | None = None
     product: str | None = None
-    lacks: dict[str, str] | None = None
+    lacks: list[str] | None = None
     notes: list[str] | None = None
 
 
@@ -78,7 +78,7 @@ def _engine_lines(engine: EngineStatus) -> list[str]:
         f"builds by {engine.builder}",
         f"  {engine.containers_running} of {engine.containers} containers running, {engine.images} images",
         f"  on {engine.os}, {engine.architecture}, kernel {engine.kernel_version}",
-        *(f"  cannot: {what} ({why})" for what, why in (engine.lacks or {}).items()),
+        *(f"  cannot: {what}" for what in engine.lacks or ()),
         *(f"  note: {note}" for note in engine.notes or ()),
     ]
 

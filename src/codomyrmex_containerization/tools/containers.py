@@ -166,7 +166,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
     else:
         raise errors.InvalidArgument(
             "One of source and target must be container:/path, the other a host path.",
-            hint="write e.g. source='web:/var/log/app.log', target='./app.log'",
+            hint="for example: container_copy(source='web:/var/log/app.log', target='./app.log')",
         )
     return answers.CopyAnswer(target=made.target, files=made.files, bytes=made.bytes, skipped=list(made.skipped))
 

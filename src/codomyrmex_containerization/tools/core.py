@@ -385,7 +385,7 @@ def _engine_status(probe: EngineProbe, *, default: bool) -> answers.EngineStatus
         architecture=info.architecture,
         kernel_version=info.kernel_version,
         product=info.product if info.product != probe.name else None,
-        lacks=dict(info.lacks) or None,
+        lacks=[f"{what.replace('_', ' ')} ({why})" for what, why in info.lacks.items()] or None,
         notes=list(info.notes) or None,
         **where,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import re
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import endpoints
+from codomyrmex_containerization.engines.docker import sockets
 from codomyrmex_containerization.engines.docker import tls as tls_sockets
 from codomyrmex_containerization.models.engine import Endpoint, EngineKind
 
@@ -54,6 +56,11 @@ def connect(endpoint: Endpoint, *, timeout_seconds: float, known: Connection | N
     try:
         if endpoint.tls is not None:
             client.mount("https://", tls_sockets.adapter(endpoint.tls, pool_size=_POOL_SIZE))
+        path = _base_url(endpoint).partition("unix://")[2]
+        if path:
+            unix = sockets.adapter(path, timeout_seconds=timeout_seconds, pool_size=_POOL_SIZE)
+            client._custom_adapter = unix
+            client.mount("http+docker://", unix)
         if known is not None:
             return Connection(client, known.product, known.libpod_version)
         return _agreed(client, endpoint)
@@ -185,10 +192,7 @@ def _client_class() -> type[APIClient]:
             return None
 
         def _url(self, pathfmt: str, *args: Any, **kwargs: Any) -> str:
-            # A name with such a part would lead to another object: servers shorten the path before they look at it.
-            for name in args:
-                if {".", ".."} & set(str(name).split("/")):
-                    raise errors.InvalidArgument(f"{name!r} is no name of anything.", hint="give its name or its id")
+            require_names(args)
             return str(super()._url(pathfmt, *args, **kwargs))
 
         def send(self, request: Any, **kwargs: Any) -> Any:
@@ -200,6 +204,13 @@ def _client_class() -> type[APIClient]:
             return response
 
     return BoundedClient
+
+
+def require_names(names: Iterable[object]) -> None:
+    """Refuse what would lead to another object: servers shorten a path before they look at it. Raises InvalidArgument."""
+    for name in names:
+        if {".", ".."} & set(str(name).split("/")):
+            raise errors.InvalidArgument(f"{name!r} is no name of anything.", hint="give its name or its id")
 
 
 def _listed(answer: Any) -> list[Any]:

@@ -172,6 +172,8 @@ def engine_info(
         builder=builder,
         kernel_version=str(raw.get("KernelVersion") or ""),
         product=product,
+        # The name beside the id: machines that were made as copies of one share the id.
+        identity=f"{raw['ID']} {raw.get('Name')}" if raw.get("ID") else "",
         lacks=_lacks(endpoint, builder),
     )
 

@@ -20,6 +20,7 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups
+from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.engines.docker import objects, shapes, streams
@@ -45,6 +46,7 @@ T = TypeVar("T")
 Revive = Callable[[], Awaitable[None]]
 
 _REVIVE_SECONDS = 30.0
+_REMOVE_SECONDS = 60.0
 _STATS_WINDOW_SECONDS = 0.1
 _LIBPOD = "v4.0.0/libpod"
 _WAIT = {"interval": "5ms", "condition": ["created", "initialized", "stopped", "exited"]}
@@ -83,30 +85,20 @@ class PodmanEngine(docker_engine.DockerEngine):
         self._intervals: dict[str, float | None] = {}
 
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
-        """Ask GET /info and GET /libpod/info."""
+        """Ask GET /libpod/info."""
 
         def ask() -> EngineInfo:
             client = self._client(deadline_seconds)
-            found = shapes.engine_info(
-                client.info(),
-                engine=self.name,
-                product="podman",
-                api_version=client.api_version,
-                endpoint=self.endpoint,
-                builder="classic",
-            )
-            return self._described(found, client._result(client._get(self._libpod("/info")), True))
+            raw = client._result(client._get(self._libpod("/info")), True)
+            found = libpod.engine_info(raw, engine=self.name, endpoint=self.endpoint, api_version=client.api_version)
+            return self._described(found, raw)
 
         return await self._call(ask, "asking what it is", deadline_seconds=deadline_seconds)
 
     def _described(self, found: EngineInfo, raw: dict[str, Any]) -> EngineInfo:
-        host = raw.get("host") or {}
-        version = str((raw.get("version") or {}).get("Version") or found.version)
-        rootless = bool((host.get("security") or {}).get("rootless"))
-        cgroup_version = {"v1": 1, "v2": 2}.get(str(host.get("cgroupVersion") or ""))
-        parsed = settings.parsed_version(version)
+        parsed = settings.parsed_version(found.version)
         lacks: dict[Capability, str] = {"build_secrets": _NO_SECRETS}
-        self._has_cgroups = not (rootless and cgroup_version == 1)
+        self._has_cgroups = not (found.rootless and found.cgroup_version == 1)
         if not self._has_cgroups:
             lacks |= dict.fromkeys(("limits", "usage", "pause", "exec_kill"), _NO_CGROUPS)
         if not self.is_local:
@@ -120,15 +112,25 @@ class PodmanEngine(docker_engine.DockerEngine):
             notes.append(_NO_OOM)
         if self.is_local and not settings.look().has_systemd:
             notes.append(_CHECKED_HERE if self.runs_health_checks else _UNCHECKED)
-        return replace(
-            found,
-            version=version,
-            rootless=rootless,
-            cgroup_version=cgroup_version,
-            product="podman",
-            lacks=lacks,
-            notes=tuple(notes),
-        )
+        return replace(found, lacks=lacks, notes=tuple(notes))
+
+    async def remove_container(self, container: str, *, force: bool, volumes: bool) -> None:
+        """DELETE /libpod/containers/ID by force, which the compatible one waits ten seconds for."""
+        if not force:
+            await super().remove_container(container, force=force, volumes=volumes)
+            return
+
+        def remove() -> None:
+            client = self._client()
+            params = {"force": "true", "v": str(volumes).lower(), "timeout": "0"}
+            url = self._libpod("/containers/{0}", container)
+            answer = client._result(client._delete(url, params=params, timeout=_REMOVE_SECONDS), True)
+            failed = [str(one.get("Err")) for one in answer or () if isinstance(one, dict) and one.get("Err")]
+            if failed:
+                raise docker_errors.from_message(failed[0], engine=self.name, what=f"removing {container}")
+
+        what = f"removing {container}"
+        await self._call(remove, what, subject=f"container {container!r}", deadline_seconds=_REMOVE_SECONDS)
 
     async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
         """One GET /libpod/containers/json, which the compatible one asks several questions for and leaves the health out of."""
@@ -205,7 +207,7 @@ class PodmanEngine(docker_engine.DockerEngine):
         if not self._has_cgroups:
             raise errors.Unsupported(
                 f"{self.name} never {what}: {_NO_CGROUPS}.",
-                hint="do without, or use engine='docker', or a Podman of root's",
+                hint="do without, or use docker, or podman as root",
             )
 
     async def _made_volume(self, mount: Mount) -> str | None:
@@ -449,9 +451,12 @@ class PodmanEngine(docker_engine.DockerEngine):
     async def _build(
         self, spec: BuildSpec, context: Callable[[], Iterator[bytes]], dockerfile_name: str
     ) -> AsyncIterator[AsyncIterator[BuildEvent]]:
-        await self._call(
-            lambda: self._client().ping(), "building the image"
-        )  # a service that has ended is started before
+        def look() -> str:
+            self._client().ping()  # a service that has ended is started before
+            return self._connection().libpod_version
+
+        version = await self._call(look, "building the image")
+        build.judge(spec, engine=self.name, version=settings.parsed_version(version))
         async with self._build_classic(spec, context, dockerfile_name) as events:
             yield events
 
@@ -486,6 +491,7 @@ class PodmanEngine(docker_engine.DockerEngine):
         await super()._call(ask, f"checking {container}", subject=f"container {container!r}", deadline_seconds=None)
 
     def _libpod(self, path: str, *names: str) -> str:
+        client_module.require_names(names)
         return f"{self._client().base_url}/{_LIBPOD}" + path.format(*(quote(name, safe="/:") for name in names))
 
     async def _call(

@@ -25,6 +25,7 @@ from codomyrmex_containerization.models.container import (
     Ulimit,
 )
 from codomyrmex_containerization.models.details import ContainerDetails, ImageRow
+from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent
 from codomyrmex_containerization.models.usage import Counters
 
@@ -45,6 +46,32 @@ _ACTIONS = {
     ("volume", "remove"): "destroy",
     ("network", "remove"): "destroy",
 }
+
+
+def engine_info(raw: Json, *, engine: str, endpoint: Endpoint, api_version: str) -> EngineInfo:
+    """Make the engine's description of GET /libpod/info."""
+    host, store = raw.get("host") or {}, raw.get("store") or {}
+    containers, system = store.get("containerStore") or {}, host.get("distribution") or {}
+    root = store.get("graphRoot")
+    return EngineInfo(
+        name=engine,
+        version=str((raw.get("version") or {}).get("Version") or ""),
+        api_version=api_version,
+        endpoint=endpoint,
+        rootless=bool((host.get("security") or {}).get("rootless")),
+        cgroup_version={"v1": 1, "v2": 2}.get(str(host.get("cgroupVersion") or "")),
+        storage_driver=str(store.get("graphDriverName") or ""),
+        os=f"{system.get('distribution') or host.get('os') or ''} {system.get('version') or ''}".strip(),
+        architecture=str(host.get("arch") or ""),
+        containers=int(containers.get("number") or 0),
+        containers_running=int(containers.get("running") or 0),
+        images=int((store.get("imageStore") or {}).get("number") or 0),
+        builder="classic",
+        kernel_version=str(host.get("kernel") or ""),
+        product="podman",
+        # Podman has no id: on this host it is the one that keeps its containers in that folder.
+        identity=f"{host.get('hostname')} {root}" if root and endpoint.socket_path is not None else "",
+    )
 
 
 def container_row(raw: Json, *, engine: str) -> ContainerRow:
