@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +61,28 @@ def test_function_that_came_from_another_module_is_no_tool_of_this_one() -> None
     other.visitor = tool  # type: ignore[attr-defined]  # a re-export
     assert list(_discovery.collect([other])) == []
     assert list(_discovery.collect([home, other])) == ["visitor"]
+
+
+def test_toolsets_on_demand_are_those_that_no_default_listing_holds() -> None:
+    optional = {spec.toolset for spec in TOOLS.values()} - {spec.toolset for spec in TOOLS.values() if spec.essential}
+    assert optional == set(_discovery.ON_DEMAND)
+    assert all(
+        spec.function.__module__.endswith(f".{spec.toolset}") for spec in TOOLS.values() if spec.toolset in optional
+    )
+
+
+def test_toolsets_on_demand_are_not_imported_before_somebody_looks() -> None:
+    code = (
+        "import sys\n"
+        "from codomyrmex_containerization.tools import _discovery as d\n"
+        "tools = d.all_tools()\n"
+        "assert 'container_run' in d.enabled(tools, wanted=['default'], extra=[], excluded=[])\n"
+        "loaded = [one for one in d.ON_DEMAND if f'codomyrmex_containerization.tools.{one}' in sys.modules]\n"
+        "assert loaded == [], loaded\n"
+        "assert 'volume_list' in tools and list(tools) == sorted(tools)\n"
+        "assert 'volume_list' in d.enabled(tools, wanted=['storage'], extra=[], excluded=[])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 async def test_decorated_function_stays_directly_callable() -> None:

@@ -171,6 +171,8 @@ async def list_containers(
             labels=[wanted.label] if wanted.label else [],
         )
 
+    if usage:
+        await engines.look_ahead()
     answers = await engines.ask(engine, listed)
     rows = [row for found in answers.found.values() for row in found]
     matching = sorted((row for row in rows if _matches(row, wanted)), key=_key)

@@ -120,6 +120,9 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
 
 def check_names(loaded: config.LoadedSettings) -> None:
     """Raise InvalidArgument for toolsets or tools that do not exist, unless only the working folder's file names them."""
+    settings = loaded.settings
+    if set(settings.toolsets) <= {"default", "all"} and not settings.tools and not settings.exclude_tools:
+        return  # without looking, which would import them all
     known_tools = tools()
     known_sets = {*_discovery.toolsets(known_tools), "default", "all"}
     for key, names, known in (

@@ -34,6 +34,9 @@ _WALK_AGAIN_SECONDS = 5.0
 _TEMPLATES = 16
 _READ_BYTES = 16384  # the longest of the files, memory.stat, has 1 to 3 KiB
 _KNOWN_CONTAINERS = 4096
+_PRESENT_DEPTH = 1
+_MOST_PRESENT = 256
+_ID_LENGTH = 64
 _UNLIMITED_BYTES = 2**62
 
 _OLDEST_LOOK_SECONDS = 60.0
@@ -91,6 +94,19 @@ class CgroupReader:
     def read_all(self, ids: Sequence[str]) -> dict[str, usage.Counters]:
         """Return the counters of those containers that have files here."""
         return self._read(ids, None)
+
+    def read_present(self) -> dict[str, usage.Counters]:
+        """Return the counters of what looks like a container near the top of the tree, which names it by its full id."""
+        trees = self._look_at_machine().trees
+        if trees is None:
+            return {}
+        found = []
+        for parent, name in _directories(trees.mounts[0], depth=_PRESENT_DEPTH):
+            match = _DIRECTORY_NAME.fullmatch(name)
+            if match is not None and len(match[1]) == _ID_LENGTH:
+                self._remember(_template(parent, match))
+                found.append(match[1])
+        return self.read_all(found[:_MOST_PRESENT])
 
     def _read(self, ids: Sequence[str], pid: int | None) -> dict[str, usage.Counters]:
         counters = self._read_at(self._known, ids)
@@ -206,6 +222,18 @@ class UsageHistory:
     def _forget_before(self, now_seconds: float) -> None:
         oldest_seconds = now_seconds - _OLDEST_LOOK_SECONDS
         self._looks = {i: looks for i, looks in self._looks.items() if looks[-1].at_seconds >= oldest_seconds}
+
+
+class Sampler:
+    """A reader and what it saw, shared by the engines of one process: they are all on this host."""
+
+    def __init__(self) -> None:
+        self.reader = CgroupReader()
+        self.history = UsageHistory()
+
+    def look_ahead(self) -> None:
+        """Take a first look at what runs, so that a CPU share that is asked for soon needs no waiting. Blocks."""
+        self.history.sample(self.reader.read_present())
 
 
 def sample_usage(
@@ -436,17 +464,17 @@ def _walk(mount: str, ids: Iterable[str]) -> Iterator[tuple[str, _Template, str]
             return
 
 
-def _directories(mount: str) -> Iterator[tuple[str, str]]:
+def _directories(mount: str, *, depth: int = _WALK_DEPTH) -> Iterator[tuple[str, str]]:
     """Yield parent (empty, or with a slash at its end) and name of the directories in a tree, level by level."""
     queue = collections.deque([("", 0)])
     for _ in range(_WALK_DIRECTORIES):
         if not queue:
             return
-        parent, depth = queue.popleft()
+        parent, level = queue.popleft()
         for name in _subdirectories(f"{mount}/{parent}"):
             yield parent, name
-            if depth < _WALK_DEPTH:
-                queue.append((f"{parent}{name}/", depth + 1))
+            if level < depth:
+                queue.append((f"{parent}{name}/", level + 1))
 
 
 def _subdirectories(path: str) -> list[str]:

@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
 from codomyrmex_containerization import errors, threads
-from codomyrmex_containerization.engines import base, endpoints, tunnels
-from codomyrmex_containerization.engines.podman import service
+from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
 from codomyrmex_containerization.models.settings import EndpointSettings
+
+if TYPE_CHECKING:
+    from codomyrmex_containerization.engines import tunnels
+    from codomyrmex_containerization.engines.podman import service
 
 MEMORY = "memory"
 
@@ -56,6 +60,7 @@ class Opener:
         self._environ = environ
         self._tunnels: dict[tuple[str, str | None], tunnels.Tunnel] = {}
         self._service: service.ServiceEndpoint | None = None
+        self._sampler = cgroups.Sampler()
         self._unattended: list[base.Engine] = []
         self._more = anyio.Event()
 
@@ -115,27 +120,42 @@ class Opener:
             from codomyrmex_containerization.engines.memory.engine import MemoryEngine
 
             return MemoryEngine(endpoint).stocked()
-        from codomyrmex_containerization.engines.docker.engine import DockerEngine
+        is_ours = self._service is not None and endpoint.url == self._service.endpoint.url
+        if not is_ours:
+            from codomyrmex_containerization.engines.docker.engine import DockerEngine
+
+            options = self._options
+            engine = DockerEngine(
+                endpoint,
+                timeout_seconds=options.timeout_seconds,
+                buildx=options.buildx,
+                scratch=options.scratch,
+                sampler=self._sampler,
+            )
+            if await engine.product() != "podman":
+                return engine
+            await engine.aclose()
+        return self._open_podman(endpoint, is_ours=is_ours)
+
+    def _open_podman(self, endpoint: Endpoint, *, is_ours: bool) -> base.Engine:
         from codomyrmex_containerization.engines.podman.engine import PodmanEngine
 
         options = self._options
-        engine = DockerEngine(
-            endpoint, timeout_seconds=options.timeout_seconds, buildx=options.buildx, scratch=options.scratch
-        )
-        is_ours = self._service is not None and endpoint.url == self._service.endpoint.url
-        if not is_ours and await engine.product() != "podman":
-            return engine
-        await engine.aclose()
         podman = PodmanEngine(
             replace(endpoint, kind="podman"),
             timeout_seconds=options.timeout_seconds,
             scratch=options.scratch,
             revive=self._revive if is_ours else None,
             notes=self._service.notes if is_ours and self._service is not None else (),
+            sampler=self._sampler,
         )
         self._unattended.append(podman)
         self._more.set()
         return podman
+
+    async def look_ahead(self) -> None:
+        """Have a first look at what containers on this host use, for a question that comes soon."""
+        await threads.run(self._sampler.look_ahead, deadline_seconds=_LOOK_SECONDS, what="reading usage")
 
     async def attend(self) -> None:
         """Do what engines leave to their clients, until cancelled: only a process that lives long can."""
@@ -171,9 +191,15 @@ class Opener:
         )
 
     def _can_start(self, name: str) -> bool:
-        return name == "podman" and self._options.podman_service and service.is_possible()
+        if name != "podman" or not self._options.podman_service:
+            return False
+        from codomyrmex_containerization.engines.podman import service
+
+        return service.is_possible()
 
     async def _started(self) -> Endpoint:
+        from codomyrmex_containerization.engines.podman import service
+
         self._service = await threads.run(
             lambda: service.ensure(self._options.folder / "podman", self._environ),
             deadline_seconds=_SERVICE_SECONDS,
@@ -191,6 +217,8 @@ class Opener:
         key = (endpoint.url, endpoint.identity)
         tunnel = self._tunnels.get(key)
         if tunnel is None:
+            from codomyrmex_containerization.engines import tunnels
+
             folder = await threads.run(self._tunnel_folder, deadline_seconds=_LOOK_SECONDS, what="making a folder")
             tunnel = self._tunnels[key] = tunnels.Tunnel(endpoint, folder=folder, environ=self._environ)
         return replace(endpoint, via=f"unix://{await tunnel.open()}")

@@ -157,6 +157,11 @@ class Engines:
         repeated = await self._repeated({key: self._open[key] for key in answered if key in self._open})
         return [_noted(found[name], repeated.get(name)) for name in names]
 
+    async def look_ahead(self) -> None:
+        """Have a first look at what containers on this host use, if nothing was asked yet: the second one need not wait then."""
+        if not self._open:
+            await self._opener.look_ahead()
+
     async def attend(self) -> None:
         """Do what engines leave to their clients (Podman's health checks where nobody runs them), until cancelled."""
         await self._opener.attend()

@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 
 from codomyrmex_containerization.tools._decorator import ToolSpec
@@ -14,11 +14,50 @@ from codomyrmex_containerization.tools._decorator import ToolSpec
 _PACKAGE = "codomyrmex_containerization.tools"
 
 
+# Modules, each a toolset of its name, whose tools are in no listing that does not name them.
+ON_DEMAND = frozenset({"monitoring", "storage"})
+
+
+class Catalogue(Mapping[str, ToolSpec]):
+    """All tools by name. The toolsets on demand are imported when somebody looks for what is not in the others."""
+
+    def __init__(self) -> None:
+        package = importlib.import_module(_PACKAGE)
+        names = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+        self._waiting = sorted(names & ON_DEMAND)
+        self._found = _imported(sorted(names - ON_DEMAND))
+
+    @property
+    def usual(self) -> Mapping[str, ToolSpec]:
+        """The tools that were imported already: at least those of every toolset that is not on demand."""
+        return self._found
+
+    def __getitem__(self, name: str) -> ToolSpec:
+        return self._found[name] if name in self._found else self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> Mapping[str, ToolSpec]:
+        if self._waiting:
+            more = _imported(self._waiting)
+            twice = sorted(more.keys() & self._found.keys())
+            if twice:
+                raise ValueError(f"two tools are named {twice[0]}")
+            self._found, self._waiting = dict(sorted({**self._found, **more}.items())), []
+        return self._found
+
+
 @functools.cache
-def all_tools() -> Mapping[str, ToolSpec]:
-    """Import the toolsets and return their tools, sorted by name."""
-    package = importlib.import_module(_PACKAGE)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+def all_tools() -> Catalogue:
+    """Return all tools, sorted by name."""
+    return Catalogue()
+
+
+def _imported(names: Iterable[str]) -> dict[str, ToolSpec]:
     return collect(importlib.import_module(f"{_PACKAGE}.{name}") for name in names)
 
 
@@ -48,6 +87,8 @@ def enabled(
 ) -> dict[str, ToolSpec]:
     """Return the tools that the settings offer: of the toolsets (`default`: the essential ones, `all`), beside single ones."""
     sets, singles, out = set(wanted), set(extra), set(excluded)
+    if isinstance(tools, Catalogue) and not singles and not sets & {"all", *ON_DEMAND}:
+        tools = tools.usual
     return {
         name: spec
         for name, spec in tools.items()

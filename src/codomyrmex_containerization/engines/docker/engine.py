@@ -57,7 +57,13 @@ class DockerEngine(base.Engine):
     """A Docker engine reached through docker-py; every blocking call runs in a thread with a deadline."""
 
     def __init__(
-        self, endpoint: Endpoint, *, timeout_seconds: float, buildx: str | None = None, scratch: Path | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout_seconds: float,
+        buildx: str | None = None,
+        scratch: Path | None = None,
+        sampler: cgroups.Sampler | None = None,
     ) -> None:
         self.name = endpoint.engine
         self.endpoint = endpoint
@@ -65,8 +71,8 @@ class DockerEngine(base.Engine):
         self._buildx = buildx
         self._scratch = scratch
         self._cached: connecting.Connection | None = None
-        self._reader = cgroups.CgroupReader()
-        self._history = cgroups.UsageHistory()
+        sampler = sampler or cgroups.Sampler()
+        self._reader, self._history = sampler.reader, sampler.history
 
     @property
     def is_local(self) -> bool:

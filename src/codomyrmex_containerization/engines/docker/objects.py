@@ -59,7 +59,8 @@ def volume_users(containers: Iterable[Json]) -> dict[str, list[str]]:
 
 def volume_sizes(raw: Json) -> dict[str, int]:
     """Return the bytes of each volume, of GET /system/df; those that are not known are absent."""
-    sizes = {str(one["Name"]): (one.get("UsageData") or {}).get("Size") for one in raw.get("Volumes") or ()}
+    volumes = raw.get("Volumes") or _items(raw, "VolumeUsage") or _items(raw, "VolumesUsage")
+    sizes = {str(one["Name"]): (one.get("UsageData") or {}).get("Size") for one in volumes}
     return {name: int(size) for name, size in sizes.items() if size is not None and size >= 0}
 
 
@@ -154,7 +155,14 @@ def update_body(limits: Limits, *, with_swap: bool = False) -> dict[str, Any]:
 def build_cache(raw: Json) -> BuildCache:
     """Make a build cache of GET /system/df."""
     # A shared entry's bytes are counted with the image that holds them too.
-    entries = list(raw.get("BuildCache") or ())
+    entries = list(raw.get("BuildCache") or _items(raw, "BuildCacheUsage"))
+    told = raw.get("BuildCacheUsage")
+    if told and not entries:
+        return BuildCache(
+            entries=int(told.get("TotalCount") or 0),
+            bytes=int(told.get("TotalSize") or 0),
+            unused_bytes=int(told.get("Reclaimable") or 0),
+        )
     return BuildCache(
         entries=len(entries),
         bytes=sum(int(one.get("Size") or 0) for one in entries),
@@ -162,6 +170,12 @@ def build_cache(raw: Json) -> BuildCache:
             int(one.get("Size") or 0) for one in entries if not one.get("InUse") and not one.get("Shared")
         ),
     )
+
+
+def _items(raw: Json, part: str) -> Sequence[Json]:
+    """Return what GET /system/df lists since API 1.52, when it was asked for a verbose answer."""
+    items: Sequence[Json] = (raw.get(part) or {}).get("Items") or ()
+    return items
 
 
 def build_prune_params(older_than_seconds: float) -> dict[str, str]:

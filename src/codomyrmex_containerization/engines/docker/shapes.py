@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.models.container import (
@@ -54,6 +54,8 @@ _NANOSECONDS = 1_000_000_000
 ELSEWHERE = "a command is killed from the engine's own host only"
 # Podman has more words: `stopped` has ended and is not tidied up yet, `initialized` is ready to be started.
 _PODMAN_STATUSES = {"stopped": "exited", "stopping": "running", "configured": "created", "initialized": "created"}
+# ... and here: `reset` has no result since its log was emptied, `stopped` has none since its container has ended.
+_HEALTH = {"": "none", "health: starting": "starting", "reset": "starting", "stopped": "none"}
 
 
 def instant(text: str | None) -> datetime | None:
@@ -78,19 +80,33 @@ def status(text: str, *, engine: str) -> ContainerStatus:
     return cast("ContainerStatus", text)
 
 
+def health(text: str, *, engine: str) -> HealthStatus:
+    """Return the health, or raise EngineUnavailable naming one that is not known: never a guess."""
+    text = _HEALTH.get(text, text)
+    if text not in get_args(HealthStatus):
+        raise errors.EngineUnavailable(
+            f"{engine} reports a container health that is not known here: {text!r}.",
+            hint="a newer version of this server may know it",
+        )
+    return cast("HealthStatus", text)
+
+
+def _listed_health(raw: Json) -> str:
+    if raw.get("Health"):  # since API 1.52
+        return str(raw["Health"].get("Status") or "")
+    match = _HEALTH_IN_STATUS.search(raw.get("Status") or "")
+    return match[1] if match else ""
+
+
 def container_row(raw: Json, *, engine: str) -> ContainerRow:
     """Make a row of one entry of GET /containers/json."""
     names = raw.get("Names") or [""]
-    match = _HEALTH_IN_STATUS.search(raw.get("Status") or "")
-    health = (
-        {"healthy": "healthy", "unhealthy": "unhealthy", "health: starting": "starting"}[match[1]] if match else "none"
-    )
     return ContainerRow(
         id=raw["Id"],
         name=min((name.lstrip("/") for name in names), key=lambda name: name.count("/")),
         image=raw.get("Image") or "",
         status=status(raw.get("State") or "", engine=engine),
-        health=cast("HealthStatus", health),
+        health=health(_listed_health(raw), engine=engine),
         created=datetime.fromtimestamp(raw.get("Created") or 0, tz=UTC),
         ports=_listed_ports(raw.get("Ports") or []),
         labels=raw.get("Labels") or {},
@@ -103,7 +119,6 @@ def container_state(raw: Json, *, engine: str) -> ContainerState:
     state, config, host = raw.get("State") or {}, raw.get("Config") or {}, raw.get("HostConfig") or {}
     now = status(state.get("Status") or "", engine=engine)
     started = instant(state.get("StartedAt"))
-    health = (state.get("Health") or {}).get("Status") or "none"
     return ContainerState(
         id=raw["Id"],
         name=(raw.get("Name") or "").lstrip("/"),
@@ -128,7 +143,7 @@ def container_state(raw: Json, *, engine: str) -> ContainerState:
         ports=_bound_ports((raw.get("NetworkSettings") or {}).get("Ports") or {}),
         privileged=bool(host.get("Privileged")),
         host_namespaces=_host_namespaces(host),
-        health=cast("HealthStatus", health) if health in ("starting", "healthy", "unhealthy") else "none",
+        health=health(str((state.get("Health") or {}).get("Status") or ""), engine=engine),
         writable_bytes=raw.get("SizeRw"),
         engine=engine,
         auto_remove=bool(host.get("AutoRemove")),
@@ -369,17 +384,15 @@ def usage(raw: Json) -> Usage | None:
     if "usage" not in memory:
         return None
     details = memory.get("stats") or {}
-    cache = details.get("total_inactive_file", details.get("inactive_file", 0))
+    # With control groups of version 1 the first, of version 2 the second.
+    used, cache = int(memory["usage"]), int(details.get("total_inactive_file", details.get("inactive_file", 0)))
     spent = (cpu.get("cpu_usage") or {}).get("total_usage", 0) - (before.get("cpu_usage") or {}).get("total_usage", 0)
     elapsed = cpu.get("system_cpu_usage", 0) - before.get("system_cpu_usage", 0)
-    percent = (
-        100.0 * spent / elapsed * (cpu.get("online_cpus") or 1)
-        if elapsed > 0 and before.get("system_cpu_usage")
-        else None
-    )
+    cpus = cpu.get("online_cpus") or len((cpu.get("cpu_usage") or {}).get("percpu_usage") or ()) or 1
+    percent = 100.0 * spent / elapsed * cpus if elapsed > 0 and before.get("system_cpu_usage") else None
     return Usage(
         cpu_percent=percent,
-        memory_bytes=max(int(memory["usage"]) - int(cache), 0),
+        memory_bytes=used - cache if cache < used else used,
         memory_limit_bytes=memory.get("limit"),
         pids=int((raw.get("pids_stats") or {}).get("current") or 0),
     )

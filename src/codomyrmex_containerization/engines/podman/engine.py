@@ -74,8 +74,9 @@ class PodmanEngine(docker_engine.DockerEngine):
         scratch: Path | None = None,
         revive: Revive | None = None,
         notes: tuple[str, ...] = (),
+        sampler: cgroups.Sampler | None = None,
     ) -> None:
-        super().__init__(endpoint, timeout_seconds=timeout_seconds, buildx="off", scratch=scratch)
+        super().__init__(endpoint, timeout_seconds=timeout_seconds, buildx="off", scratch=scratch, sampler=sampler)
         self._revive = revive
         self._notes = notes
         self.runs_health_checks = False

@@ -17,7 +17,6 @@ from codomyrmex_containerization.engines.docker import shapes
 from codomyrmex_containerization.models.container import (
     ContainerRow,
     ContainerState,
-    HealthStatus,
     Limits,
     OutputFrame,
     PortMapping,
@@ -35,7 +34,6 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _WHOLE_SECONDS = re.compile(rb"\A(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(Z|[+-]\d\d:\d\d) ")
 _OWN_TROUBLE = re.compile(rb"Error: (?:read|write) unixpacket [^\n]*/attach: [^\n]*\n?")
 _CPU_PERIOD = 100_000
-_HEALTH = ("starting", "healthy", "unhealthy")
 # Podman's word for what happened -> Docker's, by the kind of thing it happened to.
 _ACTIONS = {
     ("container", "died"): "die",
@@ -76,14 +74,13 @@ def engine_info(raw: Json, *, engine: str, endpoint: Endpoint, api_version: str)
 
 def container_row(raw: Json, *, engine: str) -> ContainerRow:
     """Make a row of one entry of GET /libpod/containers/json."""
-    health = str(raw.get("Status") or "")
     names = raw.get("Names") or [""]
     return ContainerRow(
         id=raw["Id"],
         name=str(names[0]),
         image=familiar(str(raw.get("Image") or "")),
         status=shapes.status(str(raw.get("State") or ""), engine=engine),
-        health=cast("HealthStatus", health) if health in _HEALTH else "none",
+        health=shapes.health(str(raw.get("Status") or ""), engine=engine),
         created=shapes.instant(str(raw.get("Created") or "")) or datetime.fromtimestamp(0, tz=UTC),
         ports=_ports(raw.get("Ports") or ()),
         labels=raw.get("Labels") or {},
