@@ -93,3 +93,17 @@ def test_a_tag_is_given_and_taken_away(tagged: str, docker_cli: DockerCommandLin
     assert "--yes" in refused.stderr
     assert cxc("rmi", other, "--yes").status == 0
     assert docker_cli(["image", "inspect", other], check=False).returncode != 0
+
+
+@pytest.mark.parametrize("command", ["list", "images"])
+def test_engine_that_cannot_be_asked_is_a_warning_beside_the_rows_of_the_others(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").write_text("")
+    monkeypatch.setenv("CODOMYRMEX_CONTAINERIZATION_ENGINES", "docker,podman")
+    monkeypatch.setenv("CONTAINER_HOST", f"unix://{tmp_path}/plain")
+    ended = cxc(command)
+    assert ended.status == 0
+    assert "podman NOT asked" in ended.stderr
+    assert "podman NOT asked" not in ended.stdout
+    assert "podman NOT asked" in cxc(command, "--json").stdout

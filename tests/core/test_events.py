@@ -1,4 +1,4 @@
-"""Are events found after they happened and while one waits, and is what cannot be known said?"""
+"""Are events found after they happened and while one waits, and is what cannot be known said? (SPEC B87)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is said of an endpoint at which something else answers, somebody else listens, or nothing may be sent?"""
+"""What is said of an endpoint at which something else answers, somebody else listens, or nothing may be sent?
+
+SPEC B84.
+"""
 
 from __future__ import annotations
 

@@ -550,3 +550,17 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"([\d.]+)([KMG]?)i?B", text)
     assert match is not None, text
     return round(float(match[1]) * {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}[match[2]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8:0 Read 4096\n8:0 Write 10\n8:0 Sync 4106\n8:0 Total 4106\n8:16 Read 4\n8:16 Write 0\nTotal 4110\n",
+        "8:0 rbytes=4096 wbytes=10 rios=1 wios=1 dbytes=7 dios=0\n8:16 rbytes=4 wbytes=0 rios=1 wios=0\n",
+    ],
+    ids=["v1", "v2"],
+)
+def test_bytes_of_all_block_devices_are_summed_up(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    assert cgroups._block_bytes(str(tmp_path / "file")) == (4100, 10)
+    assert cgroups._block_bytes(str(tmp_path / "none")) == (None, None)

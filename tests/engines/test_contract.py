@@ -1,4 +1,7 @@
-"""Does every engine keep the contract? Each behaviour of the suite, unchanged, on each engine that is there."""
+"""Does every engine keep the contract? Each behaviour of the suite, unchanged, on each engine that is there.
+
+SPEC B81, SPEC B83.
+"""
 
 from __future__ import annotations
 

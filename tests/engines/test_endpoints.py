@@ -1,4 +1,4 @@
-"""Where are engines looked for, in which order, and to which addresses is nothing ever sent?"""
+"""Where are engines looked for, in which order, and to which addresses is nothing ever sent? (SPEC B77, SPEC B78)"""
 
 from __future__ import annotations
 

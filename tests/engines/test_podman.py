@@ -1,4 +1,4 @@
-"""What does Podman do otherwise than Docker, and does one who asks the engine notice?"""
+"""What does Podman do otherwise than Docker, and does one who asks the engine notice? (SPEC B82)"""
 
 from __future__ import annotations
 
@@ -278,3 +278,22 @@ async def test_mount_that_podman_would_read_as_another_one_is_refused(
             await house.fails("invalid_argument", "container_run", **given)
         network = "slirp4netns:allow_host_loopback=true"
         await house.fails("refused", "container_run", image=IMAGE, command="true", network=network)
+
+
+async def test_container_of_a_pod_says_which(podman_service: PodmanService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", podman_service.url)
+    podman_service.podman(["pod", "create", "--name", "cxc-pod"])
+    try:
+        podman_service.podman(["run", "--detach", "--pod", "cxc-pod", "--name", "cxc-in-pod", IMAGE, "sleep", "1000"])
+        async with harness.opened(engines=("podman",)) as house:
+            rows = {row["name"]: row for row in (await house.ok("container_list"))["containers"]}
+            assert rows["cxc-in-pod"]["pod"] == "cxc-pod"
+            infra = next(name for name in rows if name != "cxc-in-pod")
+            outcome = await house.fails("confirmation_required", "container_remove", container=infra, force=True)
+            token = outcome.error_data["confirm_token"]
+            outcome = await house.fails(
+                "conflict", "container_remove", container=infra, force=True, confirm_token=token
+            )
+            assert "pod" in outcome.text
+    finally:
+        podman_service.podman(["pod", "rm", "--force", "cxc-pod"])

@@ -1,4 +1,4 @@
-"""Is Podman's service started when it is needed, once, and with what this machine needs?"""
+"""Is Podman's service started when it is needed, once, and with what this machine needs? (SPEC B80)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which engine serves a call, and what is said of one that is not there, silent, or not to be used?"""
+"""Which engine serves a call, and what is said of one that is not there, silent, or not to be used?
+
+SPEC B74, SPEC B76.
+"""
 
 from __future__ import annotations
 

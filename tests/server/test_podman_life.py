@@ -1,4 +1,7 @@
-"""Does the server end on Podman as it does on Docker: nothing left of a call, whatever stopped it? (SPEC B80, B83)"""
+"""Does the server end on Podman as it does on Docker: nothing left of a call, whatever stopped it?
+
+SPEC B80, SPEC B83.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do calls reach the right one of several engines, and do listings show all of them?"""
+"""Do calls reach the right one of several engines, and do listings show all of them? (SPEC B74, SPEC B75, SPEC B76)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Does a confirmed prune remove what the question named and nothing else? On an engine of the tests' own: all of it is at stake."""
+"""Does a confirmed prune remove what the question named and nothing else? On an engine of the tests' own: all of it is at stake.
+
+SPEC B86.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Does an engine behind TLS or ssh do what one on this host does, and are host paths kept from it?"""
+"""Does an engine behind TLS or ssh do what one on this host does, and are host paths kept from it?
+
+SPEC B78, SPEC B79.
+"""
 
 from __future__ import annotations
 

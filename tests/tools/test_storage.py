@@ -1,4 +1,7 @@
-"""What do the tools for volumes, networks, pruning and events show and change, and what do they ask before?"""
+"""What do the tools for volumes, networks, pruning and events show and change, and what do they ask before?
+
+SPEC B85.
+"""
 
 from __future__ import annotations
 

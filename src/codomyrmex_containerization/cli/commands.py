@@ -30,6 +30,10 @@ def _show_status(one: Answered, to: Screen) -> None:
     to.table(("BACK END", "STATE"), others)
     to.line(f"Host paths that may be used: {', '.join(one.data['allowed_paths']) or 'none'}")
     for engine in engines:
+        for line in engine.get("lacks", ()):
+            to.note(f"{engine['name']} cannot: {line}")
+        for line in engine.get("notes", ()):
+            to.note(f"{engine['name']}: {line}")
         if not engine["available"]:
             to.note(screen.with_next_step(f"{engine['name']}: {engine.get('reason', '')}", engine.get("remedy", "")))
 
@@ -52,8 +56,24 @@ def _show_build(one: Answered, to: Screen) -> None:
 
 def _show_list(one: Answered, to: Screen) -> None:
     rows = one.data["containers"]
-    header = ("ID", "NAME", "IMAGE", "STATUS", "CREATED", "CPU%", "MEM", "LIMIT", "PIDS", "PORTS", "ENGINE")
+    header = (
+        "ID",
+        "NAME",
+        "IMAGE",
+        "STATUS",
+        "CREATED",
+        "CPU%",
+        "MEM",
+        "LIMIT",
+        "PIDS",
+        "NET I/O",
+        "BLOCK I/O",
+        "PORTS",
+        "ENGINE",
+        "POD",
+    )
     several = len({row["engine"] for row in rows}) > 1
+    warn_of_failed(one.data, to)
     to.table(header, [_list_cells(row, to, show_engine=several) for row in rows])
     if not rows:
         more = "" if one.asked["all"] or one.asked["status"] else " running (--all shows the others too)"
@@ -73,9 +93,22 @@ def _list_cells(row: Data, to: Screen, *, show_engine: bool) -> tuple[str, ...]:
         size(row.get("memory_bytes")),
         size(row.get("memory_limit_bytes")),
         str(row.get("pids", "")),
+        _both(row.get("network_in", 0), row.get("network_out", 0)),
+        _both(row.get("block_in", 0), row.get("block_out", 0)),
         ",".join(row.get("ports", ())),
         row["engine"] if show_engine else "",
+        row.get("pod", ""),
     )
+
+
+def _both(inward: int, outward: int) -> str:
+    return f"{size(inward)}/{size(outward)}" if inward or outward else ""
+
+
+def warn_of_failed(data: Data, to: Screen) -> None:
+    """Say which engines could not be asked."""
+    for line in data.get("failed", ()):
+        to.warning(line)
 
 
 def size(size_bytes: int | None) -> str:

@@ -20,6 +20,7 @@ def _show_images(one: Answered, to: Screen) -> None:
     rows = one.data["images"]
     several = len({row["engine"] for row in rows}) > 1
     header = ("ID", "TAGS", "SIZE", "CREATED", "PLATFORM", "USED BY", "ENGINE")
+    commands.warn_of_failed(one.data, to)
     to.table(header, [_image_cells(row, to, show_engine=several) for row in rows])
     if not rows:
         to.note("no images")

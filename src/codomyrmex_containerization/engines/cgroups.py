@@ -28,6 +28,8 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 # `ID`, `libpod-ID`, `docker-ID.scope`, `cri-containerd-ID.scope`; not a pod's `.slice` or a health check's `.service`
 _DIRECTORY_NAME = re.compile(r"(?!.*conmon)(?:.*[-_:])?([0-9a-f]{12,64})(?:\.scope)?")
 
+_BLOCK = re.compile(rb"(Read |Write |rbytes=|wbytes=)(\d+)")
+
 _WALK_DIRECTORIES = 4096
 _WALK_DEPTH = 9
 _WALK_AGAIN_SECONDS = 5.0
@@ -56,6 +58,8 @@ class CgroupPaths:
     cpu_units_per_second: float
     pids: str
     pids_are_lines: bool
+    processes: str
+    block: str | None
 
 
 class CgroupReader:
@@ -96,7 +100,7 @@ class CgroupReader:
         return self._read(ids, None)
 
     def read_present(self) -> dict[str, usage.Counters]:
-        """Return the counters of what looks like a container near the top of the tree, which names it by its full id."""
+        """Return the CPU time, and nothing else, of what looks like a container near the top of the tree."""
         trees = self._look_at_machine().trees
         if trees is None:
             return {}
@@ -106,7 +110,8 @@ class CgroupReader:
             if match is not None and len(match[1]) == _ID_LENGTH:
                 self._remember(_template(parent, match))
                 found.append(match[1])
-        return self.read_all(found[:_MOST_PRESENT])
+        now = {one: _read_cpu(paths, self._clock) for one, paths in self._locate(found[:_MOST_PRESENT], None).items()}
+        return {one: counters for one, counters in now.items() if counters is not None}
 
     def _read(self, ids: Sequence[str], pid: int | None) -> dict[str, usage.Counters]:
         counters = self._read_at(self._known, ids)
@@ -120,7 +125,7 @@ class CgroupReader:
         result = {}
         for container_id in ids:
             paths = places.get(container_id)
-            counters = None if paths is None else _read_counters(paths, host_memory_bytes, self._clock)
+            counters = None if paths is None else _read_counters(paths, host_memory_bytes, self._clock, self._proc)
             if counters is not None:
                 result[container_id] = counters
         return result
@@ -290,11 +295,13 @@ class _Trees:
     memory: _Tree
     cpu: _Tree
     pids: _Tree | None
+    block: _Tree | None
 
     @property
     def mounts(self) -> tuple[str, ...]:
         """The different mounts, that of the memory first."""
-        return tuple(dict.fromkeys(tree.mount for tree in (self.memory, self.cpu, self.pids) if tree is not None))
+        trees = (self.memory, self.cpu, self.pids, self.block)
+        return tuple(dict.fromkeys(tree.mount for tree in trees if tree is not None))
 
     def paths(self, directories: Mapping[str, str]) -> CgroupPaths | None:
         """Return the files in a container's directories, given by mount; None if memory or CPU time has none."""
@@ -312,7 +319,14 @@ class _Trees:
             cpu_units_per_second=1e6 if self.cpu.is_v2 else 1e9,
             pids=pids,
             pids_are_lines=pids_are_lines,
+            processes=f"{memory}/cgroup.procs",
+            block=self._block_file(directories),
         )
+
+    def _block_file(self, directories: Mapping[str, str]) -> str | None:
+        if self.block is None or self.block.mount not in directories:
+            return None
+        return f"{directories[self.block.mount]}/{'io.stat' if self.block.is_v2 else 'blkio.throttle.io_service_bytes_recursive'}"
 
     def _pids_file(self, memory: str, directories: Mapping[str, str]) -> tuple[str, bool]:
         if self.pids is not None and self.pids.mount in directories:
@@ -341,7 +355,8 @@ def _find_trees(root: str) -> _Trees | None:
         # v2 accounts for CPU time without any controller
         found = dict.fromkeys(["cpuacct", *controllers], unified) | found
     memory, cpu = found.get("memory"), found.get("cpuacct")
-    return None if memory is None or cpu is None else _Trees(memory, cpu, found.get("pids"))
+    block = found.get("blkio") or found.get("io")
+    return None if memory is None or cpu is None else _Trees(memory, cpu, found.get("pids"), block)
 
 
 def _v1_mounts(root: str) -> dict[str, _Tree]:
@@ -366,8 +381,54 @@ def _host_memory_bytes(proc: str) -> int | None:
         return None
 
 
+def _read_cpu(paths: CgroupPaths, clock: Callable[[], float]) -> usage.Counters | None:
+    """Read one container's CPU time alone, to measure against later."""
+    try:
+        at_seconds = clock()
+        cpu = _number(_after(_contents(paths.cpu), paths.cpu_key))
+    except (OSError, ValueError):
+        return None
+    return usage.Counters(at_seconds, cpu / paths.cpu_units_per_second, 0, None, 0)
+
+
+def _read_traffic(paths: CgroupPaths, proc: str) -> usage.Traffic:
+    received, sent = _network_bytes(paths.processes, proc)
+    read, written = _block_bytes(paths.block)
+    return usage.Traffic(received, sent, read, written)
+
+
+def _network_bytes(processes: str, proc: str) -> tuple[int | None, int | None]:
+    """Sum up what a container's first process sees of its network; nothing for one in the host's own."""
+    try:
+        pid = _number(_contents(processes).partition(b"\n")[0])
+        if os.stat(f"{proc}/{pid}/ns/net").st_ino == os.stat(f"{proc}/self/ns/net").st_ino:
+            return None, None
+        lines = _contents(f"{proc}/{pid}/net/dev").splitlines()[2:]
+        fields = [line.partition(b":")[2].split() for line in lines if not line.lstrip().startswith(b"lo:")]
+        return sum(int(one[0]) for one in fields), sum(int(one[8]) for one in fields)
+    except (OSError, ValueError, IndexError):
+        return None, None
+
+
+def _block_bytes(path: str | None) -> tuple[int | None, int | None]:
+    """Sum up the devices of `8:0 Read 4096` (v1) or `8:0 rbytes=4096 wbytes=0 ...` (v2)."""
+    if path is None:
+        return None, None
+    read = written = 0
+    try:
+        for line in _contents(path).splitlines():
+            for word, number in _BLOCK.findall(line):
+                if word.lower() in (b"read ", b"rbytes="):
+                    read += int(number)
+                else:
+                    written += int(number)
+    except OSError:
+        return None, None
+    return read, written
+
+
 def _read_counters(
-    paths: CgroupPaths, host_memory_bytes: int | None, clock: Callable[[], float]
+    paths: CgroupPaths, host_memory_bytes: int | None, clock: Callable[[], float], proc: str
 ) -> usage.Counters | None:
     """Read one container's files; None when one is gone or makes no sense."""
     try:
@@ -381,7 +442,8 @@ def _read_counters(
         return None
     if cache_bytes < memory_bytes:
         memory_bytes -= cache_bytes
-    return usage.Counters(at_seconds, cpu / paths.cpu_units_per_second, memory_bytes, limit_bytes, pids)
+    cpu_seconds = cpu / paths.cpu_units_per_second
+    return usage.Counters(at_seconds, cpu_seconds, memory_bytes, limit_bytes, pids, _read_traffic(paths, proc))
 
 
 def _limit(text: bytes, host_memory_bytes: int | None) -> int | None:

@@ -124,7 +124,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRow:
-    """A container as a list shows it."""
+    """A container as a list shows it; `pod` is the name of the pod that it belongs to, on engines that have such."""
 
     id: str
     name: str
@@ -135,6 +135,7 @@ class ContainerRow:
     ports: tuple[PortMapping, ...]
     labels: Mapping[str, str]
     engine: str
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)

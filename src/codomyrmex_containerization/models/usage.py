@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a container has sent, received, read and written since its start; None is not known.
+
+    Of networks that is all but loopback, and nothing in the host's own; of block devices what went past the page cache.
+    """
+
+    network_received_bytes: int | None = None
+    network_sent_bytes: int | None = None
+    block_read_bytes: int | None = None
+    block_written_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """One look at a container: totals and levels at one moment.
 
@@ -20,6 +33,7 @@ class Counters:
     memory_bytes: int
     memory_limit_bytes: int | None
     pids: int
+    traffic: Traffic = Traffic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +44,7 @@ class Usage:
     memory_bytes: int
     memory_limit_bytes: int | None
     pids: int
+    traffic: Traffic = Traffic()
 
 
 def usage_between(earlier: Counters | None, later: Counters) -> Usage:
@@ -38,7 +53,8 @@ def usage_between(earlier: Counters | None, later: Counters) -> Usage:
     The share is None without an earlier look, without time between the two, and when the CPU time went back,
     which means that the container was restarted in between.
     """
-    return Usage(_cpu_percent(earlier, later), later.memory_bytes, later.memory_limit_bytes, later.pids)
+    share = _cpu_percent(earlier, later)
+    return Usage(share, later.memory_bytes, later.memory_limit_bytes, later.pids, later.traffic)
 
 
 def _cpu_percent(earlier: Counters | None, later: Counters) -> float | None:

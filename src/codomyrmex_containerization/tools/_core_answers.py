@@ -114,7 +114,7 @@ class BuildAnswer(Answer):
 
 
 class ContainerListRow(Row):
-    """A container of a list; what it uses only when it runs and usage was asked for."""
+    """A container of a list; what it uses only when it runs and usage was asked for. Bytes since its start; 0 is left out."""
 
     id: str
     name: str
@@ -124,10 +124,15 @@ class ContainerListRow(Row):
     created: str
     ports: list[str] | None = None
     engine: str
+    pod: str | None = None
     cpu_percent: float | None = None
     memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     pids: int | None = None
+    network_in: int | None = None
+    network_out: int | None = None
+    block_in: int | None = None
+    block_out: int | None = None
 
 
 class ContainerListAnswer(Answer):
@@ -150,7 +155,22 @@ class ContainerListAnswer(Answer):
     def text(self) -> str:
         if not self.containers:
             return "\n".join(["no containers" if self.total == 0 else "no more containers", *self.failed])
-        header = ("ID", "NAME", "IMAGE", "STATUS", "CREATED", "CPU%", "MEM", "LIMIT", "PIDS", "PORTS", "ENGINE")
+        header = (
+            "ID",
+            "NAME",
+            "IMAGE",
+            "STATUS",
+            "CREATED",
+            "CPU%",
+            "MEM",
+            "LIMIT",
+            "PIDS",
+            "NET I/O",
+            "BLOCK I/O",
+            "PORTS",
+            "ENGINE",
+            "POD",
+        )
         engines = {row.engine for row in self.containers}
         lines = [table(header, [_list_cells(row, show_engine=len(engines) > 1) for row in self.containers])]
         if self.next_cursor is not None:
@@ -178,9 +198,16 @@ def _list_cells(row: ContainerListRow, *, show_engine: bool) -> tuple[str, ...]:
         sizes.show(row.memory_bytes) if row.memory_bytes is not None else "",
         sizes.show(row.memory_limit_bytes) if row.memory_limit_bytes is not None else "",
         str(row.pids) if row.pids is not None else "",
+        _both(row.network_in, row.network_out),
+        _both(row.block_in, row.block_out),
         ",".join(row.ports or ()),
         row.engine if show_engine else "",
+        row.pod or "",
     )
+
+
+def _both(inward: int | None, outward: int | None) -> str:
+    return "" if not inward and not outward else f"{sizes.show(inward or 0)}/{sizes.show(outward or 0)}"
 
 
 class RunAnswer(Answer):

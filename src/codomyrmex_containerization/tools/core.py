@@ -393,6 +393,7 @@ def _engine_status(probe: EngineProbe, *, default: bool) -> answers.EngineStatus
 
 def _list_row(one: containers.ListedContainer) -> answers.ContainerListRow:
     row, usage = one.row, one.usage
+    traffic = usage.traffic if usage else None
     return answers.ContainerListRow(
         id=row.id[:12],
         name=row.name,
@@ -402,10 +403,15 @@ def _list_row(one: containers.ListedContainer) -> answers.ContainerListRow:
         created=row.created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         ports=[str(port) for port in row.ports] or None,
         engine=row.engine,
+        pod=row.pod or None,
         cpu_percent=round(usage.cpu_percent, 1) if usage and usage.cpu_percent is not None else None,
         memory_bytes=usage.memory_bytes if usage else None,
         memory_limit_bytes=usage.memory_limit_bytes if usage else None,
         pids=usage.pids if usage else None,
+        network_in=(traffic.network_received_bytes if traffic else None) or None,
+        network_out=(traffic.network_sent_bytes if traffic else None) or None,
+        block_in=(traffic.block_read_bytes if traffic else None) or None,
+        block_out=(traffic.block_written_bytes if traffic else None) or None,
     )
 
 

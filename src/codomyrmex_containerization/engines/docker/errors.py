@@ -123,6 +123,10 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
         _make(errors.Conflict, "stop it first or pass force=true"),
     ),
     (
+        re.compile(r"is the infra container of pod"),
+        _make(errors.Conflict, "it keeps its pod together and goes with it: podman pod rm"),
+    ),
+    (
         re.compile(r"removal of container .* is already in progress"),
         _make(errors.Conflict, "it is being removed already; look again in a moment"),
     ),

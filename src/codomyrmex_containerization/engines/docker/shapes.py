@@ -43,7 +43,7 @@ from codomyrmex_containerization.models.details import (
 )
 from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo, EngineKind
 from codomyrmex_containerization.models.image import ImageState
-from codomyrmex_containerization.models.usage import Usage
+from codomyrmex_containerization.models.usage import Traffic, Usage
 
 Json = Mapping[str, Any]
 
@@ -395,7 +395,22 @@ def usage(raw: Json) -> Usage | None:
         memory_bytes=used - cache if cache < used else used,
         memory_limit_bytes=memory.get("limit"),
         pids=int((raw.get("pids_stats") or {}).get("current") or 0),
+        traffic=_traffic(raw),
     )
+
+
+def _traffic(raw: Json) -> Traffic:
+    networks, devices = raw.get("networks"), (raw.get("blkio_stats") or {}).get("io_service_bytes_recursive")
+
+    def moved(key: str) -> int | None:
+        return sum(int(one.get(key) or 0) for one in networks.values()) if networks else None
+
+    def block(word: str) -> int | None:
+        if devices is None:
+            return None
+        return sum(int(one.get("value") or 0) for one in devices if str(one.get("op")).lower() == word)
+
+    return Traffic(moved("rx_bytes"), moved("tx_bytes"), block("read"), block("write"))
 
 
 def create_body(spec: ContainerSpec) -> dict[str, Any]:

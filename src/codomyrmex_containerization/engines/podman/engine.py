@@ -139,7 +139,7 @@ class PodmanEngine(docker_engine.DockerEngine):
         filters = {} if all else {"status": ["running", "paused"]}
         if labels:
             filters["label"] = list(labels)
-        params = {"all": "true"} | ({"filters": _filters(filters)} if filters else {})
+        params = {"all": "true", "pod": "true"} | ({"filters": _filters(filters)} if filters else {})
 
         def ask() -> list[ContainerRow]:
             client = self._client()
@@ -358,13 +358,15 @@ class PodmanEngine(docker_engine.DockerEngine):
             raw = answer.json()
             if raw.get("Error"):
                 return {}  # one of them ended meanwhile, and Podman then says nothing of the others either
-            return libpod.counters(raw.get("Stats"), at_seconds=time.monotonic())
+            version = settings.parsed_version(self._connection().libpod_version)
+            return libpod.counters(raw.get("Stats"), at_seconds=time.monotonic(), version=version)
 
         return await self._call(ask, "reading usage")
 
     def _running(self, ids: Sequence[str]) -> list[str]:
         client = self._client()
-        rows = client._result(client._get(self._libpod("/containers/json")), True)
+        params = {"all": "true", "filters": _filters({"status": ["running", "paused"]})}
+        rows = client._result(client._get(self._libpod("/containers/json"), params=params), True)
         there = {str(row["Id"]) for row in rows or ()}
         return [one for one in ids if one in there]
 

@@ -26,7 +26,7 @@ from codomyrmex_containerization.models.container import (
 from codomyrmex_containerization.models.details import ContainerDetails, ImageRow
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent
-from codomyrmex_containerization.models.usage import Counters
+from codomyrmex_containerization.models.usage import Counters, Traffic
 
 Json = Mapping[str, Any]
 
@@ -34,6 +34,7 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _WHOLE_SECONDS = re.compile(rb"\A(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(Z|[+-]\d\d:\d\d) ")
 _OWN_TROUBLE = re.compile(rb"Error: (?:read|write) unixpacket [^\n]*/attach: [^\n]*\n?")
 _CPU_PERIOD = 100_000
+_NETWORK_THE_RIGHT_WAY_ROUND_SINCE = (4, 4)  # containers/podman, pull request 16628
 # Podman's word for what happened -> Docker's, by the kind of thing it happened to.
 _ACTIONS = {
     ("container", "died"): "die",
@@ -82,6 +83,7 @@ def container_row(raw: Json, *, engine: str) -> ContainerRow:
         status=shapes.status(str(raw.get("State") or ""), engine=engine),
         health=shapes.health(str(raw.get("Status") or ""), engine=engine),
         created=shapes.instant(str(raw.get("Created") or "")) or datetime.fromtimestamp(0, tz=UTC),
+        pod=str(raw.get("PodName") or str(raw.get("Pod") or "")[:12]),
         ports=_ports(raw.get("Ports") or ()),
         labels=raw.get("Labels") or {},
         engine=engine,
@@ -143,15 +145,30 @@ def is_own_trouble(frame: OutputFrame) -> bool:
     return frame.stream == "stderr" and _OWN_TROUBLE.fullmatch(frame.data) is not None
 
 
-def counters(raw: Sequence[Json] | None, *, at_seconds: float) -> dict[str, Counters]:
+def _traffic(raw: Json, version: tuple[int, int]) -> Traffic:
+    # Version 5 tells the networks one by one, those before it their sum.
+    networks = raw.get("Network")
+    if isinstance(networks, Mapping):
+        received = sum(int(one.get("RxBytes") or 0) for one in networks.values())
+        sent = sum(int(one.get("TxBytes") or 0) for one in networks.values())
+    else:
+        received, sent = int(raw.get("NetInput") or 0), int(raw.get("NetOutput") or 0)
+        if version < _NETWORK_THE_RIGHT_WAY_ROUND_SINCE:
+            received, sent = sent, received
+    return Traffic(received, sent, int(raw.get("BlockInput") or 0), int(raw.get("BlockOutput") or 0))
+
+
+def counters(raw: Sequence[Json] | None, *, at_seconds: float, version: tuple[int, int]) -> dict[str, Counters]:
     """Make counters of GET /libpod/containers/stats?stream=false (its own CPU share is one since the container's start)."""
     return {
         str(one["ContainerID"]): Counters(
             at_seconds=at_seconds,
             cpu_seconds=int(one.get("CPUNano") or 0) / 1e9,
+            # With control groups of version 1 Podman counts the page cache too, and nothing here says how much that is.
             memory_bytes=int(one.get("MemUsage") or 0),
             memory_limit_bytes=int(one.get("MemLimit") or 0) or None,
             pids=int(one.get("PIDs") or 0),
+            traffic=_traffic(one, version),
         )
         for one in raw or ()
         # A container that has ended is answered with zeros.
