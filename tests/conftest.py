@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ pytest_plugins = ["tests.podman", "tests.modern_docker", "tests.endpoints", "tes
 
 OWN_VARIABLES = "CODOMYRMEX_CONTAINERIZATION_"
 ENGINE_VARIABLES = ("DOCKER_", "BUILDX_", "BUILDKIT_", "CONTAINER_", "CONTAINERS_")
+
+
+# A run that was started in the background ignores Control-C, and so would every program that a test starts.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
