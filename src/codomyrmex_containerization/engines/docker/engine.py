@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +52,7 @@ _COPY_CHUNK_BYTES = 1024 * 1024
 _EXEC_STARTS_SECONDS = 4.0
 _EXEC_ENDS_SECONDS = 4.0
 _KILL_ROUNDS = 3
+_EVENT_MARGIN = timedelta(seconds=5)
 
 
 class DockerEngine(base.Engine):
@@ -791,7 +793,9 @@ class DockerEngine(base.Engine):
     @asynccontextmanager
     async def events(self, query: EventQuery) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         """GET /events."""
-        params = objects.event_params(query, now=datetime.now(UTC))
+        # Events may lie in the engine's memory out of order, and it stops at the first one that is too old.
+        wider = replace(query, since=query.since - _EVENT_MARGIN) if query.since is not None else query
+        params = objects.event_params(wider, now=datetime.now(UTC))
 
         def ask() -> Any:
             client = self._client()
@@ -800,7 +804,8 @@ class DockerEngine(base.Engine):
             return response
 
         def read(response: Any) -> Iterator[EngineEvent]:
-            return (objects.event(line, engine=self.name) for line in _json_lines(response))
+            found = (objects.event(line, engine=self.name) for line in _json_lines(response))
+            return (one for one in found if query.since is None or one.time >= query.since)
 
         response = await self._call(ask, "reading events")
         async with self._stream(lambda: read(response), response, "reading events") as items:
