@@ -155,5 +155,5 @@ async def test_first_engine_that_listens_is_the_default_one(
 
 
 async def test_setting_names_the_default_engine() -> None:
-    async with harness.opened(engines=("docker", "podman"), engine="podman") as house:
+    async with harness.opened(engines=("docker", "podman"), engine="podman", podman_service="never") as house:
         assert await house.application.engines.default() == "podman"
