@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
@@ -68,27 +68,11 @@ async def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None =
 
     Raises CommandFailed when it cannot be started.
     """
+    running = await _open(argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        process = await anyio.open_process(
-            [*_death_wish(), *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        raise errors.CommandFailed(
-            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
-        ) from error
-    try:
-        yield Running(process, argv[0])
+        yield running
     finally:
-        _end_group(process)
-        with anyio.CancelScope(shield=True):
-            await process.wait()
-            await process.aclose()
+        await end(running)
 
 
 def start_detached(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Callable[[], int | None]:
@@ -109,9 +93,7 @@ def start_detached(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, lo
                 start_new_session=True,
             )
     except (OSError, ValueError) as error:
-        raise errors.CommandFailed(
-            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
-        ) from error
+        raise _not_started(argv) from error
     # Whoever starts a program also takes its end: otherwise a dead one stays in the table of processes.
     threading.Thread(target=child.wait, daemon=True, name="reaper").start()
     return lambda: child.returncode
@@ -123,22 +105,34 @@ async def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: 
     Raises CommandFailed when it cannot be started.
     """
     try:
-        with _private_log(log) as said:
-            # Not in a worker thread: the signal that ends it with us is bound to the thread that started it.
-            process = await anyio.open_process(
-                [*_death_wish(), *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
+        said = _private_log(log)
+    except OSError as error:
+        raise _not_started(argv) from error
+    with said:
+        return await _open(argv, env=env, cwd=cwd, stdout=said, stderr=said)
+
+
+async def _open(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, stdout: int | IO[bytes], stderr: int | IO[bytes]
+) -> Running:
+    # Not in a worker thread: the signal that ends it with us is bound to the thread that started it.
+    try:
+        process = await anyio.open_process(
+            [*_death_wish(), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
     except (OSError, ValueError) as error:
-        raise errors.CommandFailed(
-            f"{argv[0]} could not be started.", hint="check that it is installed and executable"
-        ) from error
+        raise _not_started(argv) from error
     return Running(process, argv[0])
+
+
+def _not_started(argv: Sequence[str]) -> errors.CommandFailed:
+    return errors.CommandFailed(f"{argv[0]} could not be started.", hint="check that it is installed and executable")
 
 
 def _private_log(path: Path) -> BinaryIO:
@@ -146,7 +140,7 @@ def _private_log(path: Path) -> BinaryIO:
 
 
 async def end(running: Running) -> None:
-    """End what `start` started, with its whole process group; may be called twice."""
+    """End a program with its whole process group; may be called twice."""
     _end_group(running.process)
     with anyio.CancelScope(shield=True):
         await running.process.wait()

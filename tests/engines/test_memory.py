@@ -135,6 +135,41 @@ async def test_what_cannot_be_honoured_is_refused_naming_other_engines(
     assert "docker or podman" in caught.value.hint
 
 
+async def test_bytes_of_a_file_that_another_took_the_place_of_are_free_again(engine: MemoryEngine) -> None:
+    once = "head -c 40 /dev/zero >/room/new && mv /room/new /room/old || exit 3; "
+    made = await engine.create_container(
+        ContainerSpec(
+            image=engine.base_image,
+            command=("sh", "-c", once * 3),
+            mounts=(Mount("tmpfs", "/room", size_bytes=100),),
+        )
+    )
+    await engine.start_container(made)
+    assert await engine.wait_container(made) == 0
+
+
+async def test_owner_of_a_file_that_is_read_only_stays(engine: MemoryEngine) -> None:
+    spec = ContainerSpec(image=engine.base_image, command=("chown", "nobody", "/etc/passwd"), read_only_rootfs=True)
+    made = await engine.create_container(spec)
+    await engine.start_container(made)
+    assert await engine.wait_container(made) == 1
+
+
+async def test_networks_that_the_engine_made_itself_say_so(engine: MemoryEngine) -> None:
+    assert {row.name: row.own for row in await engine.list_networks()} == {"bridge": True, "none": True}
+
+
+async def test_volume_size_is_what_its_files_hold(engine: MemoryEngine) -> None:
+    script = "echo 12345 >/data/one; ln /data/one /data/two"
+    mount = Mount("volume", "/data", "held")
+    made = await engine.create_container(
+        ContainerSpec(image=engine.base_image, command=("sh", "-c", script), mounts=(mount,))
+    )
+    await engine.start_container(made)
+    await engine.wait_container(made)
+    assert await engine.volume_sizes() == {"held": 6}
+
+
 async def test_image_made_of_nothing_has_no_program(engine: MemoryEngine) -> None:
     await built(engine, "FROM scratch\nCOPY file /file\n", file=b"x")
     made = await engine.create_container(ContainerSpec(image="localhost/made:1", command=("true",)))
@@ -166,6 +201,7 @@ async def test_build_copies_from_another_stage_and_runs_in_its_own_shell(engine:
         ('FROM scratch\nSHELL ["/bin/ash"]\n', "SHELL is unsupported"),
         ("FROM scratch\nADD https://localhost:1/x /x\n", "ADD of an address is unsupported"),
         ("FROM scratch\nCOPY none /x\n", "file not found in build context"),
+        ("FROM scratch\nCOPY --chmod=u+x Dockerfile /x\n", "--chmod=u+x is unsupported"),
         ("FROM localhost:1/none:1\n", "pulls nothing"),
     ],
 )

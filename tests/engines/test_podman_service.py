@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from codomyrmex_containerization import errors
+from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines.podman import service, settings
 from codomyrmex_containerization.engines.podman.engine import PodmanEngine
 from tests.podman import PodmanService
@@ -87,8 +87,12 @@ async def test_service_that_was_killed_is_started_again_by_the_next_call(
     podman_service: PodmanService, folder: Path
 ) -> None:
     environ = podman_service.plain_environment
+
+    async def revive() -> None:
+        await threads.run(lambda: service.ensure(folder, environ), deadline_seconds=60, what="starting the service")
+
     found = service.ensure(folder, environ)
-    engine = PodmanEngine(found.endpoint, timeout_seconds=60, revive=service.reviver(folder, environ))
+    engine = PodmanEngine(found.endpoint, timeout_seconds=60, revive=revive)
     try:
         before = await engine.list_image_names()
         first = process_of(found.socket)
@@ -121,6 +125,12 @@ def test_folder_that_others_may_enter_is_refused(podman_service: PodmanService, 
 def test_path_that_no_socket_can_have_is_said_to_be_too_long(podman_service: PodmanService, tmp_path: Path) -> None:
     with pytest.raises(errors.EngineUnavailable, match="too long"):
         service.ensure(tmp_path / ("x" * 120), podman_service.plain_environment)
+
+
+def test_folder_that_cannot_be_made_is_an_error_of_ours(podman_service: PodmanService, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.EngineUnavailable, match="cannot be kept in"):
+        service.ensure(tmp_path / "file" / "state", podman_service.plain_environment)
 
 
 def test_environment_has_what_podman_needs_even_when_it_was_empty() -> None:

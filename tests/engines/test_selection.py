@@ -13,9 +13,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import selection
 from tests import backends
 from tests.dispatch import harness
@@ -157,3 +159,11 @@ async def test_first_engine_that_listens_is_the_default_one(
 async def test_setting_names_the_default_engine() -> None:
     async with harness.opened(engines=("docker", "podman"), engine="podman", podman_service="never") as house:
         assert await house.application.engines.default() == "podman"
+
+
+@pytest.mark.parametrize("setting", [{"engines": ("docker", "dokcer")}, {"engine": "dokcer"}])
+async def test_setting_that_names_no_engine_keeps_the_program_from_starting(setting: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidArgument, match="dokcer") as caught:
+        async with harness.opened(**setting):
+            pytest.fail("it was opened")
+    assert "podman" in caught.value.hint

@@ -56,25 +56,11 @@ def _show_build(one: Answered, to: Screen) -> None:
 
 def _show_list(one: Answered, to: Screen) -> None:
     rows = one.data["containers"]
-    header = (
-        "ID",
-        "NAME",
-        "IMAGE",
-        "STATUS",
-        "CREATED",
-        "CPU%",
-        "MEM",
-        "LIMIT",
-        "PIDS",
-        "NET I/O",
-        "BLOCK I/O",
-        "PORTS",
-        "ENGINE",
-        "POD",
-    )
+    from codomyrmex_containerization.tools import _core_answers
+
     several = len({row["engine"] for row in rows}) > 1
     warn_of_failed(one.data, to)
-    to.table(header, [_list_cells(row, to, show_engine=several) for row in rows])
+    to.table(_core_answers.LIST_HEADER, [_list_cells(row, to, show_engine=several) for row in rows])
     if not rows:
         more = "" if one.asked["all"] or one.asked["status"] else " running (--all shows the others too)"
         to.note(f"no containers{more}")
@@ -83,6 +69,8 @@ def _show_list(one: Answered, to: Screen) -> None:
 
 
 def _list_cells(row: Data, to: Screen, *, show_engine: bool) -> tuple[str, ...]:
+    from codomyrmex_containerization.tools._core_answers import in_out
+
     return (
         row["id"],
         row["name"],
@@ -93,16 +81,12 @@ def _list_cells(row: Data, to: Screen, *, show_engine: bool) -> tuple[str, ...]:
         size(row.get("memory_bytes")),
         size(row.get("memory_limit_bytes")),
         str(row.get("pids", "")),
-        _both(row.get("network_in", 0), row.get("network_out", 0)),
-        _both(row.get("block_in", 0), row.get("block_out", 0)),
+        in_out(row.get("network_in"), row.get("network_out")),
+        in_out(row.get("block_in"), row.get("block_out")),
         ",".join(row.get("ports", ())),
         row["engine"] if show_engine else "",
         row.get("pod", ""),
     )
-
-
-def _both(inward: int, outward: int) -> str:
-    return f"{size(inward)}/{size(outward)}" if inward or outward else ""
 
 
 def warn_of_failed(data: Data, to: Screen) -> None:

@@ -50,7 +50,7 @@ def run(given: options.Given, screen: Screen, work: Callable[[Application], Awai
 
     opened = application.open_application(loaded)
     try:
-        _log(loaded.settings.log_level, opened)
+        opened.log_to_stderr()
         return anyio.run(_run, opened, work)
     finally:
         opened.close_files()
@@ -124,15 +124,3 @@ def _with_room(loaded: LoadedSettings) -> LoadedSettings:
     if loaded.sources["answer_characters"].kind != "default":
         return loaded
     return replace(loaded, settings=loaded.settings.model_copy(update={"answer_characters": _ANSWER_CHARACTERS}))
-
-
-def _log(level: str, application: Application) -> None:
-    import logging
-
-    class Redacting(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return application.redactor.text(super().format(record))
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])

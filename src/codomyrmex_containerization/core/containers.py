@@ -16,7 +16,7 @@ import anyio
 
 from codomyrmex_containerization import errors, redact, threads
 from codomyrmex_containerization.core import output
-from codomyrmex_containerization.engines import base, selection
+from codomyrmex_containerization.engines import base, guard, selection
 from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models.container import (
     ContainerRow,
@@ -143,6 +143,15 @@ async def find(engine: base.Engine, container: str, *, size: bool = False) -> Co
         return await engine.inspect_container(container.lstrip("/"), size=size)
     except (errors.NotFound, errors.Ambiguous, errors.InvalidArgument) as error:
         raise await _not_found(engine, container.lstrip("/")) from error
+
+
+async def locate(
+    engines: selection.Engines, container: str, *, engine: str | None
+) -> tuple[guard.GuardedEngine, ContainerState]:
+    """Return a container and the engine that has it, the named one or any; raises as `find`."""
+    _require_name(container)
+    holder, state = await engines.find(container, engine)
+    return holder, state or await find(holder, container)
 
 
 async def find_details(engine: base.Engine, container: str) -> ContainerDetails:

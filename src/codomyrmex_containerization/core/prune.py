@@ -163,7 +163,7 @@ async def _find_images(engine: guard.GuardedEngine) -> list[Unused]:
 
 async def _find_volumes(engine: guard.GuardedEngine) -> list[Unused]:
     rows = [row for row in await engine.list_volumes() if not row.users]
-    held = await storage.volume_sizes(engine) if rows else {}
+    held = await storage.sizes_if_known(engine) if rows else {}
     return [
         Unused(row.name, storage.short(row.name), row.driver, row.created, held.get(row.name), engine.owns_volume(row))
         for row in rows

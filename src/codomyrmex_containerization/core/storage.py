@@ -83,13 +83,23 @@ def row_key(row: VolumeRow | NetworkRow) -> cursors.Key:
 
 
 async def volume_sizes(engine: base.Engine) -> dict[str, int]:
-    """Return the bytes of the volumes whose size the engine tells in reasonable time."""
-    with anyio.move_on_after(_MEASURE_SECONDS):
-        try:
+    """Return the bytes of the volumes whose size the engine tells. Raises DeadlineExceeded."""
+    try:
+        with anyio.fail_after(_MEASURE_SECONDS):
             return await engine.volume_sizes()
-        except (errors.DeadlineExceeded, errors.Unsupported):
-            return {}
-    return {}
+    except (TimeoutError, errors.DeadlineExceeded) as error:
+        raise errors.DeadlineExceeded(
+            f"{engine.name} had not measured its volumes after {_MEASURE_SECONDS:g} seconds.",
+            hint="list them without measure",
+        ) from error
+
+
+async def sizes_if_known(engine: base.Engine) -> dict[str, int]:
+    """Return the bytes of volumes for what can be said without them too: those not told in reasonable time are absent."""
+    try:
+        return await volume_sizes(engine)
+    except (errors.DeadlineExceeded, errors.Unsupported):
+        return {}
 
 
 async def find_volume(engine: base.Engine, volume: str) -> VolumeRow:
@@ -118,7 +128,7 @@ async def plan_volume_removal(engine: base.Engine, volume: str) -> Loss[VolumeRo
         raise errors.Conflict(
             f"Volume {short(row.name)} is mounted by {_some(row.users)}.", hint="remove those containers first"
         )
-    size = (await volume_sizes(engine)).get(row.name)
+    size = (await sizes_if_known(engine)).get(row.name)
     shown = f", {sizes.show(size)}" if size is not None else ""
     lost = f"volume {row.name} ({row.driver}{shown}{_age(row.created)}) and all that is in it"
     return Loss(

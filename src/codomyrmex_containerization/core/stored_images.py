@@ -135,8 +135,26 @@ async def find(engine: base.Engine, image: str) -> ImageDetails:
         raise errors.NotFound(f"{engine.name} has no image {image!r}.", hint=hint) from error
 
 
-async def holders(engines: selection.Engines, image: str) -> list[str]:
-    """Return the names of the engines that have an image."""
+async def locate(
+    engines: selection.Engines, image: str, *, engine: str | None
+) -> tuple[guard.GuardedEngine, ImageDetails]:
+    """Return an image of the named engine or the default one, and that engine; raises as `find`, naming another engine that has it."""
+    chosen = await engines.pick(engine)
+    try:
+        return chosen, await find(chosen, image)
+    except errors.NotFound as error:
+        elsewhere = await _holders(engines, image, other_than=chosen.name)
+        if not elsewhere:
+            raise
+        raise errors.NotFound(
+            f"{chosen.name} has no image {image!r}, but {' and '.join(elsewhere)} has.",
+            hint=f"pass engine={elsewhere[0]!r}",
+        ) from error
+
+
+async def _holders(engines: selection.Engines, image: str, *, other_than: str) -> list[str]:
+    if set(engines.names) <= {other_than}:
+        return []
 
     async def has(engine: base.Engine) -> bool:
         try:
@@ -146,12 +164,11 @@ async def holders(engines: selection.Engines, image: str) -> list[str]:
         return True
 
     answers = await engines.ask(None, has)
-    return [name for name, found in answers.found.items() if found]
+    return [name for name, found in answers.found.items() if found and name != other_than]
 
 
-async def plan_tag(engine: guard.GuardedEngine, source: str, target: str) -> ImageChange | None:
-    """Say what giving `target` to `source` would take the name from; None when the name is free or this run's own."""
-    image = await find(engine, source)
+async def plan_tag(engine: guard.GuardedEngine, image: ImageDetails, target: str) -> ImageChange | None:
+    """Say what giving `target` to an image would take the name from; None when the name is free or this run's own."""
     try:
         now = await engine.inspect_image(target)
     except errors.NotFound:
@@ -163,12 +180,11 @@ async def plan_tag(engine: guard.GuardedEngine, source: str, target: str) -> Ima
     return ImageChange(now.id, (lost + last,), _digest("tag", image.id, now.id, target))
 
 
-async def plan_removal(engine: base.Engine, image: str, *, force: bool) -> ImageChange:
-    """Say what a removal would take away.
+async def plan_removal(engine: base.Engine, found: ImageDetails, image: str, *, force: bool) -> ImageChange:
+    """Say what removing an image, which was found by the text `image`, would take away.
 
     Raises Conflict when it needs `force` and that is not given: containers use the image, or an id names one with several tags.
     """
-    found = await find(engine, image)
     name = _name_of(found, image)
     others = [tag for tag in found.tags if tag != name]
     if name and others:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,18 @@ class Application:
             f"Looking for what dead runs left took longer than {_REAP_SECONDS:g} seconds.",
             hint="see container_runtime_status; the next start tries again",
         )
+
+    def log_to_stderr(self) -> None:
+        """Have messages written to stderr, which is a way out like any other: libraries that tell what they do tell secrets as well."""
+        redactor = self.redactor
+
+        class Redacting(logging.Formatter):
+            def format(self, record: logging.LogRecord) -> str:
+                return redactor.text(super().format(record))
+
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=self.settings.log_level.upper(), handlers=[handler])
 
     async def aclose(self) -> None:
         """Remove what is still to be removed, close everything; may be called twice."""
@@ -119,22 +133,29 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
 
 
 def check_names(loaded: config.LoadedSettings) -> None:
-    """Raise InvalidArgument for toolsets or tools that do not exist, unless only the working folder's file names them."""
+    """Raise InvalidArgument for engines, toolsets or tools that do not exist, unless only the working folder's file names them."""
     settings = loaded.settings
-    if set(settings.toolsets) <= {"default", "all"} and not settings.tools and not settings.exclude_tools:
-        return  # without looking, which would import them all
-    known_tools = tools()
-    known_sets = {*_discovery.toolsets(known_tools), "default", "all"}
-    for key, names, known in (
-        ("toolsets", loaded.settings.toolsets, known_sets),
-        ("tools", loaded.settings.tools, set(known_tools)),
-        ("exclude_tools", loaded.settings.exclude_tools, set(known_tools)),
-    ):
-        unknown = [name for name in names if name not in known]
-        if unknown and loaded.sources[key].kind != "working folder":
-            raise errors.InvalidArgument(
-                f"{key} names {unknown[0]!r}, which does not exist.", hint=f"there are: {', '.join(sorted(known))}"
-            )
+    engines = {*opening.BUILT_IN, *settings.endpoints}
+    _require_known(loaded, "engines", settings.engines, lambda: engines)
+    _require_known(loaded, "engine", [settings.engine] if settings.engine else [], lambda: engines)
+    # Asking which tools there are imports them all: only for names that are not the usual ones.
+    sets = [name for name in settings.toolsets if name not in ("default", "all")]
+    _require_known(loaded, "toolsets", sets, lambda: {*_discovery.toolsets(tools()), "default", "all"})
+    _require_known(loaded, "tools", settings.tools, lambda: set(tools()))
+    _require_known(loaded, "exclude_tools", settings.exclude_tools, lambda: set(tools()))
+
+
+def _require_known(
+    loaded: config.LoadedSettings, key: str, names: Sequence[str], known: Callable[[], Collection[str]]
+) -> None:
+    if not names or loaded.sources[key].kind == "working folder":
+        return
+    there_are = known()
+    unknown = [name for name in names if name not in there_are]
+    if unknown:
+        raise errors.InvalidArgument(
+            f"{key} names {unknown[0]!r}, which does not exist.", hint=f"there are: {', '.join(sorted(there_are))}"
+        )
 
 
 def _path_rules(settings: Settings, folders: config.Folders, environ: Mapping[str, str]) -> guard.PathRules:

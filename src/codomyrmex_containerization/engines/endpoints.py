@@ -266,14 +266,9 @@ def _require_files(endpoint: Endpoint, paths: Iterable[str | None]) -> None:
             ) from error
 
 
-def is_searched(endpoint: Endpoint) -> bool:
-    """Whether an endpoint was found by looking at well-known places, so that another may be taken in its stead."""
-    return endpoint.source in _SEARCHED
-
-
 def is_closed(endpoint: Endpoint) -> bool:
     """Whether it was found at a well-known place and this user may not open it: somebody else's engine."""
-    if not is_searched(endpoint):
+    if not endpoint.searched:
         return False
     try:
         require_socket(endpoint)
@@ -285,19 +280,6 @@ def is_closed(endpoint: Endpoint) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------- well known
-
-_SEARCHED = frozenset(
-    {
-        "well-known socket",
-        "rootless Docker's socket",
-        "rootless Podman's socket",
-        "Docker Desktop",
-        "Colima",
-        "Rancher Desktop",
-        "OrbStack",
-        "Lima",
-    }
-)
 
 
 def _docker_sockets(place: connections.Place) -> Iterator[tuple[Path, str]]:
@@ -336,4 +318,4 @@ def _existing(kind: EngineKind, sockets: Iterable[tuple[Path, str]]) -> Iterator
         real = os.path.realpath(path)
         if os.path.lexists(path) and real not in seen:
             seen.add(real)
-            yield Endpoint(kind, f"unix://{path}", source, kind=kind)
+            yield Endpoint(kind, f"unix://{path}", source, kind=kind, searched=True)

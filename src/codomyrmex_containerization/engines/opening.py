@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from codomyrmex_containerization.engines.podman import service
 
 MEMORY = "memory"
+BUILT_IN = ("docker", "podman", MEMORY)
 
 _CONNECT_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
@@ -52,6 +53,12 @@ class Options:
     named: Mapping[str, EndpointSettings] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    candidates: Sequence[Endpoint]
+    answering: Endpoint | None
+
+
 class Opener:
     """Finds and opens engines by name; keeps what had to be started for them."""
 
@@ -66,26 +73,17 @@ class Opener:
 
     def knows(self, name: str) -> bool:
         """Whether a name means an engine, be it there or not."""
-        return name in ("docker", "podman", MEMORY) or name in self._options.named
-
-    async def is_there(self, name: str) -> bool:
-        """Say whether there is a trace of the engine that is worth asking: not one of others that nobody named.
-
-        Raises what is wrong with one that a user named.
-        """
-        if name == MEMORY or name in self._options.named:
-            return True
-        found = [one for one in await self._candidates(name) if not endpoints.is_closed(one)]
-        return bool(found) or self._can_start(name)
+        return name in BUILT_IN or name in self._options.named
 
     async def would_start(self, name: str) -> bool:
         """Say whether opening the engine would start its service."""
-        return self._can_start(name) and self._service is None and await self._answering(name) is None
+        return self._can_start(name) and self._service is None and (await self._look(name)).answering is None
 
-    async def locate(self, name: str) -> Endpoint | None:
+    async def locate(self, name: str, *, was_named: bool = True) -> Endpoint | None:
         """Return where the engine is, what it takes started; None when there is no trace of one.
 
-        Raises what is wrong with an address that a user named, and EngineUnavailable when its service does not start.
+        Unless the call named it, an engine of somebody else's, at a well-known place that this user may not open, does not
+        count. Raises what is wrong with an address that a user named, and EngineUnavailable when its service does not start.
         """
         if name == MEMORY:
             return Endpoint(MEMORY, "memory://", "built in", kind="memory")
@@ -93,25 +91,25 @@ class Opener:
             return await self._reached(endpoints.named(name, self._options.named[name]))
         if name == "podman" and self._service is not None:
             return self._service.endpoint
-        found = await self._answering(name)
-        if found is None and self._can_start(name):
+        seen = await self._look(name)
+        if seen.answering is not None:
+            return await self._reached(seen.answering)
+        if self._can_start(name):
             return await self._started()
-        if found is None:
-            # Whatever is wrong with the first one that does not answer is worth more than "not found".
-            found = next(iter(await self._candidates(name)), None)
-        return await self._reached(found) if found is not None else None
+        # Whatever is wrong with the first one that does not answer is worth more than "not found".
+        return next((one for one in seen.candidates if was_named or not endpoints.is_closed(one)), None)
 
     async def address(self, name: str) -> Endpoint | None:
         """Return where the engine would be, without opening the way there. Raises what is wrong with the address."""
         if name in self._options.named:
             return endpoints.named(name, self._options.named[name])
-        return next(iter(await self._candidates(name)), None)
+        return next(iter((await self._look(name)).candidates), None)
 
     async def answers(self, name: str) -> bool:
         """Say whether the engine would take a call: somebody listens, its service can be started, or a user named it."""
         if name == MEMORY or name in self._options.named:
             return True
-        return await self._answering(name) is not None or self._can_start(name)
+        return (await self._look(name)).answering is not None or self._can_start(name)
 
     async def open(self, endpoint: Endpoint) -> base.Engine:
         """Open the engine at an endpoint, as what really answers there. Raises what a first request raises."""
@@ -172,23 +170,13 @@ class Opener:
             _, tunnel = self._tunnels.popitem()
             await tunnel.aclose()
 
-    async def _candidates(self, name: str) -> list[Endpoint]:
-        return await threads.run(
-            lambda: endpoints.candidates("podman" if name == "podman" else "docker", self._environ),
-            deadline_seconds=_LOOK_SECONDS,
-            what="looking for engines",
-        )
+    async def _look(self, name: str) -> _Seen:
+        def look() -> _Seen:
+            found = endpoints.candidates("podman" if name == "podman" else "docker", self._environ)
+            # One that a user named is taken unseen: it is not replaced by another when it does not answer.
+            return _Seen(found, next((one for one in found if not one.searched or _listens(one)), None))
 
-    async def _answering(self, name: str) -> Endpoint | None:
-        """Return the first place where somebody listens; one that a user named is taken for that unseen."""
-        found = await self._candidates(name)
-        if found and not endpoints.is_searched(found[0]):
-            return found[0]
-        return await threads.run(
-            lambda: next((one for one in found if _listens(one)), None),
-            deadline_seconds=_LOOK_SECONDS,
-            what="looking for engines",
-        )
+        return await threads.run(look, deadline_seconds=_LOOK_SECONDS, what="looking for engines")
 
     def _can_start(self, name: str) -> bool:
         if name != "podman" or not self._options.podman_service:

@@ -12,6 +12,7 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, guard, opening
+from codomyrmex_containerization.models.container import ContainerState
 from codomyrmex_containerization.models.engine import Endpoint, EngineProbe
 
 PROBE_SECONDS = 2.0
@@ -95,29 +96,35 @@ class Engines:
         return await self._opened(wanted, endpoint)
 
     async def holding(self, container: str, name: str | None) -> guard.GuardedEngine:
-        """Return the engine that has a container: the named one, or the one of all that knows it.
+        """Return the engine that has a container: the named one, or the one of all that knows it; raises as `find`."""
+        return (await self.find(container, name))[0]
 
-        The default engine is returned when none does: asked for the container, it says so in its own words. Raises
+    async def find(self, container: str, name: str | None) -> tuple[guard.GuardedEngine, ContainerState | None]:
+        """Return the engine that has a container, and the container where looking for it has shown it already.
+
+        The default engine is returned when none has it: asked for the container, it says so in its own words. Raises
         Ambiguous when several engines have a container of this name.
         """
         if name is not None or len(self._names) == 1:
-            return await self.pick(name)
-        known = await self._ask_all(lambda engine: _knows(engine, container))
-        holders = [name for name, knows in known.found.items() if knows]
+            return await self.pick(name), None
+        known = await self._ask_all(lambda engine: _look_for(engine, container))
+        holders = {name: found for name, found in known.found.items() if found is not None}
         if len(holders) > 1:
+            one, other = list(holders)[:2]
             raise errors.Ambiguous(
                 f"{' and '.join(holders)} each have a container {container!r}.",
-                hint=f"pass engine={holders[0]!r} or engine={holders[1]!r}",
+                hint=f"pass engine={one!r} or engine={other!r}",
             )
         if holders:
-            return await self.pick(holders[0])
+            ((name, states),) = holders.items()
+            return await self.pick(name), states[0] if states else None
         if known.failed:
             lost, error = next(iter(known.failed.items()))
             raise type(error)(
                 f"No engine that answers has a container {container!r}; {lost} could not be asked. {error.message}",
                 hint=error.hint,
             ) from error
-        return await self.pick()
+        return await self.pick(), None
 
     async def ask(self, name: str | None, question: Callable[[guard.GuardedEngine], Awaitable[T]]) -> Answers[T]:
         """Put a question to one engine, or to all that are there side by side.
@@ -192,10 +199,11 @@ class Engines:
 
         async def answered(name: str) -> None:
             try:
-                if not await self._is_there(name):
+                endpoint = await self._opener.locate(name, was_named=False)
+                if endpoint is None:
                     del failed[name]
                     return
-                engine = await self.pick(name)
+                engine = await self._opened(name, endpoint)
                 found[name] = await question(engine)
                 asked[name, engine.endpoint.url] = engine
             except errors.ContainerizationError as error:
@@ -218,12 +226,6 @@ class Engines:
         now = anyio.current_time()
         known = waiting and all(self._slow_until.get(name, 0.0) > now for name in waiting)
         return _SHORT_GRACE_SECONDS if known else GRACE_SECONDS
-
-    async def _is_there(self, name: str) -> bool:
-        try:
-            return await self._opener.is_there(name)
-        except errors.ContainerizationError:
-            return True  # it is meant to be there: whoever asks for it gets the error
 
     async def _answers(self, name: str) -> bool:
         try:
@@ -308,7 +310,7 @@ class Engines:
         return EngineProbe(name, endpoint, info)
 
     def _require_known(self, name: str) -> None:
-        if name in self._names or self._opener.knows(name):
+        if self._opener.knows(name):
             if name in _DEFAULTS and name not in self._names:
                 raise errors.Refused(
                     f"{name} may not be used: the setting 'engines' leaves it out.",
@@ -318,14 +320,14 @@ class Engines:
         raise errors.InvalidArgument(f"There is no engine {name[:80]!r}.", hint=f"use one of: {', '.join(self._names)}")
 
 
-async def _knows(engine: guard.GuardedEngine, container: str) -> bool:
+async def _look_for(engine: guard.GuardedEngine, container: str) -> tuple[ContainerState, ...] | None:
+    """Return the container, nothing when several of this engine's are meant, None when it has none."""
     try:
-        await engine.inspect_container(container.lstrip("/"))
+        return (await engine.inspect_container(container.lstrip("/")),)
     except errors.Ambiguous:
-        return True
+        return ()
     except (errors.NotFound, errors.InvalidArgument):
-        return False
-    return True
+        return None
 
 
 def _place(endpoint: Endpoint) -> tuple[int, int] | str:

@@ -49,7 +49,8 @@ class Endpoint:
 
     `engine` is the name that a call uses; `kind` is what is expected to answer. `host_paths` says whether paths of this
     host may be given to an engine on another one (a setting of the endpoint); `identity` is a key file for ssh,
-    `via` the address on this host at which a tunnel to `url` listens.
+    `via` the address on this host at which a tunnel to `url` listens; `searched` says that nobody
+    named it: it was found at a well-known place, and another may be taken in its stead.
     """
 
     engine: EngineName
@@ -61,6 +62,7 @@ class Endpoint:
     host_paths: bool = False
     insecure: bool = False
     via: str | None = None
+    searched: bool = False
 
     @property
     def scheme(self) -> str:

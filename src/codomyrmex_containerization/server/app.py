@@ -26,7 +26,7 @@ _GRACE_SECONDS = 0.4
 def serve(loaded: config.LoadedSettings) -> None:
     """Serve MCP on stdin and stdout; ends the process."""
     application = open_application(loaded)
-    _log(loaded.settings.log_level, application)
+    application.log_to_stderr()
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     code = 0
@@ -35,18 +35,6 @@ def serve(loaded: config.LoadedSettings) -> None:
     finally:
         application.close_files()
         _leave(code)
-
-
-def _log(level: str, application: Application) -> None:
-    """Write to stderr, which is a way out like any other: libraries that tell what they do tell secrets as well."""
-
-    class Redacting(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return application.redactor.text(super().format(record))
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 async def _serve(application: Application) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
@@ -25,9 +26,9 @@ class Answer(Row):
     status: Literal["success"] = "success"
     truncated: str | None = Field(None, description="What was cut and how to get the rest")
 
+    @abstractmethod
     def text(self) -> str:
         """Return the answer as a model or a person reads it."""
-        raise NotImplementedError
 
     def cut(self, field: str, keep: int) -> Self:
         """Return a copy whose field keeps `keep` characters or rows, with `truncated` saying so."""

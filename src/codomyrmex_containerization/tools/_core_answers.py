@@ -135,6 +135,9 @@ class ContainerListRow(Row):
     block_out: int | None = None
 
 
+LIST_HEADER = tuple("ID NAME IMAGE STATUS CREATED CPU% MEM LIMIT PIDS NET BLOCK PORTS ENGINE POD".split())
+
+
 class ContainerListAnswer(Answer):
     """A page of containers, newest first."""
 
@@ -155,24 +158,8 @@ class ContainerListAnswer(Answer):
     def text(self) -> str:
         if not self.containers:
             return "\n".join(["no containers" if self.total == 0 else "no more containers", *self.failed])
-        header = (
-            "ID",
-            "NAME",
-            "IMAGE",
-            "STATUS",
-            "CREATED",
-            "CPU%",
-            "MEM",
-            "LIMIT",
-            "PIDS",
-            "NET I/O",
-            "BLOCK I/O",
-            "PORTS",
-            "ENGINE",
-            "POD",
-        )
         engines = {row.engine for row in self.containers}
-        lines = [table(header, [_list_cells(row, show_engine=len(engines) > 1) for row in self.containers])]
+        lines = [table(LIST_HEADER, [_list_cells(row, show_engine=len(engines) > 1) for row in self.containers])]
         if self.next_cursor is not None:
             lines.append(
                 f"{len(self.containers)} of {self.total} shown; next: the same arguments with cursor={self.next_cursor!r}"
@@ -198,15 +185,16 @@ def _list_cells(row: ContainerListRow, *, show_engine: bool) -> tuple[str, ...]:
         sizes.show(row.memory_bytes) if row.memory_bytes is not None else "",
         sizes.show(row.memory_limit_bytes) if row.memory_limit_bytes is not None else "",
         str(row.pids) if row.pids is not None else "",
-        _both(row.network_in, row.network_out),
-        _both(row.block_in, row.block_out),
+        in_out(row.network_in, row.network_out),
+        in_out(row.block_in, row.block_out),
         ",".join(row.ports or ()),
         row.engine if show_engine else "",
         row.pod or "",
     )
 
 
-def _both(inward: int | None, outward: int | None) -> str:
+def in_out(inward: int | None, outward: int | None) -> str:
+    """Show bytes that came in and went out; nothing when there were none."""
     return "" if not inward and not outward else f"{sizes.show(inward or 0)}/{sizes.show(outward or 0)}"
 
 

@@ -158,8 +158,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
         place = chosen.resolve_path(_host_path(source), purpose="a copy")
         made = await copies.copy_in(chosen, state.id, place, inside["path"] or "/", contents=_is_contents(source))
     elif outside is not None and inside is None:
-        chosen = await ctx.engines.holding(outside["container"], engine)
-        state = await containers.find(chosen, outside["container"])
+        chosen, state = await containers.locate(ctx.engines, outside["container"], engine=engine)
         made = await copies.copy_out(
             chosen, state.id, outside["path"] or "/", _host_target(chosen, target, outside["path"])
         )
@@ -173,8 +172,7 @@ async def container_copy(ctx: Context, *, source: Place, target: Place, engine: 
 
 async def _writable(ctx: Context, container: str, engine: str | None) -> tuple[guard.GuardedEngine, ContainerState]:
     """Find a container that may be written to. Raises Refused for one of others that the policy would not let us create."""
-    chosen = await ctx.engines.holding(container, engine)
-    state = await containers.find(chosen, container)
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
     chosen.judge_foreign(state)
     return chosen, state
 
@@ -182,8 +180,7 @@ async def _writable(ctx: Context, container: str, engine: str | None) -> tuple[g
 async def _plan_foreign(ctx: Context, container: str, engine: str | None, what: str) -> Plan | None:
     if ctx.settings.policy.foreign != "ask":
         return None
-    chosen = await ctx.engines.holding(container, engine)
-    state = await containers.find(chosen, container)
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
     if chosen.owns("container", state.id):
         return None
     lost = (f"whatever the call changes in {state.name} ({state.id[:12]}, image {state.image}, {state.status})",)

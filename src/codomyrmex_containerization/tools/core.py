@@ -314,8 +314,7 @@ async def container_logs(
     engine: Engine = None,
 ) -> answers.LogsAnswer:
     """Read a container's log: its last lines, filtered."""
-    chosen = await ctx.engines.holding(container, engine)
-    state = await containers.find(chosen, container)
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
     begin, end = arguments.moment(since, name="since"), arguments.moment(until, name="until")
     if begin is not None and end is not None and begin >= end:
         raise errors.InvalidArgument("since is not before until.", hint="swap them")

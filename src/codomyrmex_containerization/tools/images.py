@@ -9,10 +9,8 @@ from pydantic import Field
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.context import Context
 from codomyrmex_containerization.core import stored_images
-from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models import reference
-from codomyrmex_containerization.models.details import ImageDetails
 from codomyrmex_containerization.tools import _image_answers as answers
 from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
@@ -57,7 +55,7 @@ async def image_list(
 @mcp_tool(title="Images: inspect", read_only=True, idempotent=True, toolset="core")
 async def image_inspect(ctx: Context, *, image: Image, engine: Engine = None) -> answers.ImageInspectAnswer:
     """Show an image's configuration and layers, the largest first, and what could shrink it."""
-    found = await _find(ctx, await ctx.engines.pick(engine), image)
+    _, found = await stored_images.locate(ctx.engines, image, engine=engine)
     advice = stored_images.advise(found)
     layers = stored_images.largest_first(found)
     total = found.size_bytes
@@ -92,9 +90,8 @@ async def image_inspect(ctx: Context, *, image: Image, engine: Engine = None) ->
 
 
 async def _plan_tag(ctx: Context, *, source: str, target: str, engine: str | None) -> Plan | None:
-    chosen = await ctx.engines.pick(engine)
-    await _find(ctx, chosen, source)
-    change = await stored_images.plan_tag(chosen, source, _tagged(target))
+    chosen, found = await stored_images.locate(ctx.engines, source, engine=engine)
+    change = await stored_images.plan_tag(chosen, found, _tagged(target))
     return Plan(f"Move the name {target}", change.lost, change.digest) if change is not None else None
 
 
@@ -107,17 +104,15 @@ async def image_tag(
     engine: Engine = None,
 ) -> answers.ImageTagAnswer:
     """Give an image another name. Taking a name from another image needs a confirmation."""
-    chosen = await ctx.engines.pick(engine)
     wanted = _tagged(target)
-    found = await _find(ctx, chosen, source)
+    chosen, found = await stored_images.locate(ctx.engines, source, engine=engine)
     await chosen.tag_image(found.id, wanted)
     return answers.ImageTagAnswer(id=_short(found.id), source=source, target=wanted)
 
 
 async def _plan_remove(ctx: Context, *, image: str, force: bool, engine: str | None) -> Plan | None:
-    chosen = await ctx.engines.pick(engine)
-    await _find(ctx, chosen, image)
-    change = await stored_images.plan_removal(chosen, image, force=force)
+    chosen, found = await stored_images.locate(ctx.engines, image, engine=engine)
+    change = await stored_images.plan_removal(chosen, found, image, force=force)
     if chosen.owns("image", change.image_id):
         return None
     return Plan(f"Remove image {image}", change.lost, change.digest)
@@ -132,26 +127,10 @@ async def image_remove(
     engine: Engine = None,
 ) -> answers.ImageRemoveAnswer:
     """Remove an image, or one name of it. One that this server run did not build needs a confirmation."""
-    chosen = await ctx.engines.pick(engine)
-    await _find(ctx, chosen, image)
-    change = await stored_images.plan_removal(chosen, image, force=force)
+    chosen, found = await stored_images.locate(ctx.engines, image, engine=engine)
+    change = await stored_images.plan_removal(chosen, found, image, force=force)
     gone = await chosen.remove_image(image, force=force)
     return answers.ImageRemoveAnswer(id=_short(change.image_id), removed=[_gone(one) for one in gone])
-
-
-async def _find(ctx: Context, engine: base.Engine, image: str) -> ImageDetails:
-    """Find an image in an engine; where it is not, say which other one has it."""
-    try:
-        return await stored_images.find(engine, image)
-    except errors.NotFound as error:
-        others = [name for name in ctx.engines.names if name != engine.name]
-        holders = await stored_images.holders(ctx.engines, image) if others else []
-        if not holders:
-            raise
-        raise errors.NotFound(
-            f"{engine.name} has no image {image!r}, but {' and '.join(holders)} has.",
-            hint=f"pass engine={holders[0]!r}",
-        ) from error
 
 
 def _row(one: stored_images.ListedImage) -> answers.ImageListRow:

@@ -84,7 +84,7 @@ def _require_order(begin: datetime | None, end: datetime | None, follow_seconds:
 
 def _row(ctx: Context, one: EngineEvent) -> answers.EventRow:
     given = one.attributes
-    code = given.get("exitCode") or given.get("containerExitCode") or ""
+    code = given.get("exitCode", "")
     details = {name: _shown(ctx, given[name]) for name in _DETAILS if given.get(name)}
     if "container" in details:
         details["container"] = details["container"][:_SHORT]

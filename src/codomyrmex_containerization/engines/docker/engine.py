@@ -486,7 +486,7 @@ class DockerEngine(base.Engine):
                 what="reading usage",
             )
         missing = [one for one in ids if one not in found]
-        return found | await self._usage_from_api(missing)
+        return found | (await self._usage_from_api(missing) if missing else {})
 
     async def _usage_from_api(self, ids: Sequence[str]) -> dict[str, Usage]:
         found: dict[str, Usage] = {}

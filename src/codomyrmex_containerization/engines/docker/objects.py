@@ -136,11 +136,7 @@ def update_body(limits: Limits, *, with_swap: bool = False) -> dict[str, Any]:
 
     Raises Unsupported for what holds from the create on.
     """
-    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
-    if fixed:
-        raise errors.Unsupported(
-            f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"
-        )
+    require_changeable(limits)
     body: dict[str, Any] = {
         "Memory": limits.memory_bytes,
         "MemorySwap": 2 * limits.memory_bytes if with_swap and limits.memory_bytes is not None else None,
@@ -150,6 +146,15 @@ def update_body(limits: Limits, *, with_swap: bool = False) -> dict[str, Any]:
         "PidsLimit": limits.pids_limit,
     }
     return {key: value for key, value in body.items() if value is not None}
+
+
+def require_changeable(limits: Limits) -> None:
+    """Raise Unsupported for limits that hold from the create on."""
+    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
+    if fixed:
+        raise errors.Unsupported(
+            f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"
+        )
 
 
 def build_cache(raw: Json) -> BuildCache:

@@ -25,8 +25,8 @@ class Entry:
     data: bytes = b""
 
 
-def read(pieces: Iterator[bytes], *, most_bytes: int = files.MOST_BYTES) -> list[Entry]:
-    """Read a tar (compressed or not). Raises InvalidArgument (damaged), Conflict (too large), and what `pieces` raises."""
+def read(pieces: Iterator[bytes]) -> list[Entry]:
+    """Read a tar (compressed or not). Raises InvalidArgument (damaged), EngineUnavailable (too large), and what `pieces` raises."""
     reader = _Pieces(pieces)
     found: list[Entry] = []
     size = 0
@@ -34,7 +34,7 @@ def read(pieces: Iterator[bytes], *, most_bytes: int = files.MOST_BYTES) -> list
         with tarfile.open(fileobj=io.BufferedReader(reader, _CHUNK_BYTES), mode="r|*") as archive:
             for header in archive:
                 size += header.size
-                if size > most_bytes or len(found) >= _MOST_ENTRIES:
+                if size > files.MOST_BYTES or len(found) >= _MOST_ENTRIES:
                     raise errors.EngineUnavailable(
                         "no space left on device: memory holds 256 MiB in a file system.",
                         hint="copy less, or use docker or podman",

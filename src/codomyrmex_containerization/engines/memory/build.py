@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.memory import archive, files, kernel, log, objects, programs, store, streams
-from codomyrmex_containerization.models.container import Healthcheck, Stream
+from codomyrmex_containerization.models.container import Healthcheck, OutputFrame, Stream
 from codomyrmex_containerization.models.image import BuildEvent, BuildSpec
 
 _SHELL = ("/bin/sh", "-c")
@@ -77,6 +77,8 @@ class Build:
         self._tree = files.Tree()
         self._cached = True
         self._started = False
+        self._index = -1
+        self._name = ""
 
     async def events(self, text: str) -> AsyncGenerator[BuildEvent, None]:
         """Yield what happens. A failing step is an event of kind `error`, the last one."""
@@ -142,17 +144,23 @@ class Build:
 
     def _commit(self, instruction: str, key: str | None) -> bool:
         """Make an image of the state; True when it was made before from the same."""
-        known = self._store.images.get(self._store.cache.get(key, "")) if key else None
-        if known is not None and not self._spec.no_cache and self._cached:
-            self._image, self._config, self._tree = known, known.config, known.tree
+        if key and self._reused(key):
             return True
-        self._cached = self._cached and known is not None
+        self._cached = False
         self._image = self._store.add_image(
             parent=self._image, tree=self._tree, config=self._config, instruction=instruction
         )
         if key:
             self._store.cache[key] = self._image.id
         return False
+
+    def _reused(self, key: str) -> bool:
+        """Go on from the image that was made before from the same; False when there is none, or none is wanted."""
+        known = self._store.images.get(self._store.cache.get(key, ""))
+        if known is None or not self._cached or self._spec.no_cache:
+            return False
+        self._image, self._config, self._tree = known, known.config, known.tree
+        return True
 
     async def _step(self, step: Instruction) -> AsyncGenerator[BuildEvent, None]:
         if step.name == "FROM":
@@ -191,9 +199,8 @@ class Build:
             raise _Failed("FROM requires an image")
         if self._started:
             self._keep()
-        index = str(len({id(one) for one in self._stages.values()}) if not self._started else self._count)
         self._name = words[2].lower() if len(words) > 2 and words[1].upper() == "AS" else ""
-        self._index = index
+        self._index += 1
         self._started = True
         if words[0] == "scratch":
             self._image, self._config, self._tree = None, objects.Config(), files.Tree()
@@ -208,19 +215,12 @@ class Build:
                 ) from error
         self._image, self._config, self._tree = stage, stage.config, stage.tree
 
-    _name = ""
-    _index = "0"
-
-    @property
-    def _count(self) -> int:
-        return int(self._index) + 1
-
     def _keep(self) -> None:
         """Remember the stage that ends, so that others can copy from it."""
         if self._image is None:
             self._commit("FROM scratch", None)
         if self._image is not None:
-            self._stages[self._index] = self._image
+            self._stages[str(self._index)] = self._image
             if self._name:
                 self._stages[self._name] = self._image
 
@@ -250,9 +250,7 @@ class Build:
     async def _run(self, step: Instruction, key: str) -> AsyncGenerator[BuildEvent, None]:
         if step.rest.startswith("--"):
             raise _Failed(f"{step.rest.split()[0]} of RUN is unsupported in memory: use docker or podman with BuildKit")
-        known = self._store.images.get(self._store.cache.get(key, ""))
-        if known is not None and self._cached and not self._spec.no_cache:
-            self._image, self._config, self._tree = known, known.config, known.tree
+        if self._reused(key):
             yield BuildEvent("cached")
             return
         words = _json_words(step.rest)
@@ -307,7 +305,9 @@ class Build:
                 case "chown":
                     owner = self._expanded(str(flag[2]))
                 case "chmod":
-                    mode = int(flag[2], 8) if re.fullmatch("[0-7]{3,4}", flag[2] or "") else None
+                    if not re.fullmatch("[0-7]{3,4}", flag[2] or ""):
+                        raise _Failed(f"--chmod={flag[2]} is unsupported in memory: write it as 755")
+                    mode = int(flag[2], 8)
                 case _:
                     raise _Failed(f"the flag --{flag[1]} of {step.name} is unsupported in memory: use docker or podman")
         listed = _json_words(rest)
@@ -386,8 +386,6 @@ class Build:
 
 
 def _sink(feed: log.Feed, stream: Stream) -> streams.Stream:
-    from codomyrmex_containerization.models.container import OutputFrame
-
     async def put(data: bytes) -> None:
         await feed.put(OutputFrame(stream, data))
 

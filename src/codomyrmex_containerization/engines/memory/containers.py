@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -177,7 +176,6 @@ class Container:
     ) -> errors.ContainerizationError:
         self.exit_code, self.error = code, reason
         self.output.end()
-        self.output.feeds.clear()
         hints = {errors.CommandFailed: _COMMAND_HINT, errors.Unsupported: _FOREIGN_HINT}
         hint = hints.get(kind, "mend the argument that the message names")
         return kind(f"{self._store.engine} says, while starting the container: {reason}", hint=hint)
@@ -220,7 +218,6 @@ class Container:
         self._become("restarting" if self._starts_again(code) else "exited")
         if self.status == "exited":
             self.output.end()
-            self.output.feeds.clear()
 
     def _starts_again(self, code: int) -> bool:
         policy = self.spec.restart
@@ -246,14 +243,10 @@ class Container:
         except errors.ContainerizationError:
             self._become("exited")
 
-    async def until(self, holds: Callable[[Container], bool]) -> None:
-        """Wait until something is so."""
-        while not holds(self):
-            await self._changed.wait()
-
     async def wait(self) -> int:
         """Wait until it does not run; return its exit code."""
-        await self.until(lambda now: not now.is_alive)
+        while self.is_alive:
+            await self._changed.wait()
         return self.exit_code
 
     async def stop(self, timeout_seconds: float) -> None:
@@ -275,7 +268,6 @@ class Container:
     def _end_restarting(self) -> None:
         self._become("exited")
         self.output.end()
-        self.output.feeds.clear()
 
     async def kill(self, signal: str) -> None:
         """Send it a signal; KILL is waited for. Raises Conflict, InvalidArgument."""

@@ -431,8 +431,7 @@ class MemoryEngine(base.Engine):
     async def untagged_children(self, image: str) -> list[ImageRow]:
         """List the images without a name that are built right on this one."""
         await anyio.lowlevel.checkpoint()
-        wanted = image.removeprefix("sha256:")
-        found = [one for one in self._store.images.values() if one.parent.removeprefix("sha256:").startswith(wanted)]
+        found = self._store.children(self._store.image(image))
         return [shapes.image_row(one, self.name) for one in found if not one.tags]
 
     async def image_users(self) -> dict[str, list[str]]:
@@ -517,6 +516,11 @@ class MemoryEngine(base.Engine):
         await anyio.lowlevel.checkpoint()
         storage.remove_volume(self._store, volume, force=force)
 
+    async def volume_sizes(self) -> dict[str, int]:
+        """Return how many bytes each volume holds."""
+        await anyio.lowlevel.checkpoint()
+        return {name: one.tree.used_bytes for name, one in self._store.volumes.items()}
+
     async def list_networks(self) -> list[NetworkRow]:
         """List networks by name."""
         await anyio.lowlevel.checkpoint()
@@ -563,14 +567,15 @@ class MemoryEngine(base.Engine):
             yield events
 
     async def _events(self, query: EventQuery) -> AsyncGenerator[EngineEvent, None]:
-        number, began = 0, time.time()
-        first = True
+        number, first = 0, True
+        began = time.time()
+        follows = query.until is not None and query.until.timestamp() > began
         while True:
             number, found, changed = self._store.events_after(number)
             for event in found:
                 # Without `since` only what is to come is wanted, where something is to come.
-                past = query.since is None and query.until is not None and event.time.timestamp() < began
-                if store.is_wanted(event, query) and not (past and query.until and query.until.timestamp() > began):
+                is_past = follows and query.since is None and event.time.timestamp() < began
+                if store.is_wanted(event, query) and not is_past:
                     yield event
             left = query.until.timestamp() - time.time() if query.until is not None else 0.0
             if left <= 0 and not (first and changed.is_set()):

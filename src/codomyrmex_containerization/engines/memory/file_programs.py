@@ -165,6 +165,8 @@ async def _chown(p: Process) -> int:
         raise kernel.Usage(str(problem)) from None
     for name in words[1:]:
         node = p.view.get(name, p.cwd, p.who)
+        if p.view.find(name, p.cwd, p.who).read_only:
+            raise files.failure(errno.EROFS, name)
         below = [one for _, one in files.walk(node)] if isinstance(node, files.Folder) and "-R" in p.argv else []
         for one in (node, *below):
             one.uid, one.gid = who.uid, who.gid
@@ -224,6 +226,8 @@ async def _mv(p: Process) -> int:
         p.view.require_writable(source, p.who)
         p.view.add(target, node, p.who)
         del source.folder.entries[source.name]
+        if target.node is not None:
+            target.tree.recount()
     return 0
 
 

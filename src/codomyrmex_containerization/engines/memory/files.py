@@ -42,7 +42,6 @@ class File(Node):
 
     data: bytes | bytearray = b""
     own: bool = True
-    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -101,6 +100,11 @@ class Tree:
     def __init__(self, root: Folder | None = None, *, most_bytes: int = MOST_BYTES) -> None:
         self.root = root if root is not None else Folder(mode=0o755)
         self.most_bytes = most_bytes
+        self.used_bytes = 0
+        self.recount()
+
+    def recount(self) -> None:
+        """Count the bytes anew, when something was taken out of the tree: a file may have other names in it."""
         self.used_bytes = sum(len(one.data) for one in self.files())
 
     def copy(self) -> Tree:
@@ -149,19 +153,11 @@ class Tree:
             raise failure(errno.ENOSPC)
         self.used_bytes += more
 
-    def forget(self, node: AnyNode) -> None:
-        """Give back the bytes of a node that was taken out of the tree."""
-        if isinstance(node, Folder):
-            for one in node.entries.values():
-                self.forget(one)
-        elif isinstance(node, File) and not any(one is node for one in self.files()):
-            self.used_bytes -= len(node.data)
-
 
 def _writable(file: File) -> bytearray:
     if isinstance(file.data, bytes):
         file.data = bytearray(file.data)
-    file.own, file.kind = True, ""
+    file.own = True
     return file.data
 
 
@@ -174,7 +170,7 @@ def _copy(folder: Folder, seen: dict[int, File]) -> Folder:
             if id(node) not in seen:
                 if isinstance(node.data, bytearray):
                     node.data = bytes(node.data)
-                seen[id(node)] = File(node.mode, node.uid, node.gid, node.mtime, node.data, own=False, kind=node.kind)
+                seen[id(node)] = File(node.mode, node.uid, node.gid, node.mtime, node.data, own=False)
             entries[name] = seen[id(node)]
         else:
             entries[name] = node
@@ -317,7 +313,8 @@ class View:
             raise failure(errno.ENOENT if place.node is None else errno.EPERM, place.path)
         del place.folder.entries[place.name]
         place.folder.mtime = time.time()
-        place.tree.forget(place.node)
+        if isinstance(place.node, File | Folder):
+            place.tree.recount()
 
     def make_folders(self, path: str, who: User, *, mode: int = 0o755, cwd: str = "/", force: bool = False) -> str:
         """Make a folder and those above it; return its canonical path. Raises ENOTDIR, EROFS, EACCES."""

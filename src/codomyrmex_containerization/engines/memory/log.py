@@ -224,3 +224,4 @@ class Output:
             self._log.end()
         for feed in self.feeds:
             feed.end()
+        self.feeds.clear()

@@ -120,10 +120,6 @@ def manifest(tree: files.Tree) -> dict[str, tuple[str, int, int, int, int, str]]
     return found
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, default=str).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def digest(value: object) -> str:
     """Return a digest of plain data."""
-    return _digest(value)
+    return hashlib.sha256(json.dumps(value, default=str).encode("utf-8", "surrogatepass")).hexdigest()

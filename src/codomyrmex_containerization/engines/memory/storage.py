@@ -129,6 +129,7 @@ def network_row(held: store.Store, network: objects.Network) -> NetworkRow:
         spec.labels,
         held.engine,
         tuple(sorted(users)),
+        own=network.own,
     )
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import anyio
 
-from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import base, cgroups
 from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
@@ -48,6 +48,7 @@ Revive = Callable[[], Awaitable[None]]
 _REVIVE_SECONDS = 30.0
 _REMOVE_SECONDS = 60.0
 _STATS_WINDOW_SECONDS = 0.1
+_STATS_ROUNDS = 3
 _LIBPOD = "v4.0.0/libpod"
 _WAIT = {"interval": "5ms", "condition": ["created", "initialized", "stopped", "exited"]}
 _UPDATES_SINCE = (5, 1)
@@ -324,42 +325,34 @@ class PodmanEngine(docker_engine.DockerEngine):
 
         await self._call(ask, f"changing the limits of {container}", subject=f"container {container!r}")
 
-    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
-        """Cgroup files where this host has them, else one GET /libpod/containers/stats for all that are missing."""
-        if not ids:
-            return {}
-        found: dict[str, Usage] = {}
-        if self.is_local:
-            found = await threads.run(
-                lambda: cgroups.sample_usage(self._reader, self._history, ids),
-                deadline_seconds=self._timeout_seconds,
-                what="reading usage",
-            )
-        missing = [one for one in ids if one not in found]
-        if not missing:
-            return found
+    async def _usage_from_api(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """One GET /libpod/containers/stats for all."""
         await self._require_cgroups("measures containers")
-        looked = self._history.sample(await self._counters_from_libpod(missing))
+        looked = self._history.sample(await self._counters_from_libpod(ids))
         fresh = [one for one, now in looked.items() if now.cpu_percent is None]
         if fresh:
             await anyio.sleep(_STATS_WINDOW_SECONDS)
             looked |= self._history.sample(await self._counters_from_libpod(fresh))
-        return found | looked
+        return looked
 
     async def _counters_from_libpod(self, ids: Sequence[str]) -> dict[str, Counters]:
         def ask() -> dict[str, Counters]:
             client = self._client()
-            running = self._running(ids)
-            if not running:
-                return {}
-            params = {"stream": "false", "containers": running}
-            answer = client._get(self._libpod("/containers/stats"), params=params)
-            client._raise_for_status(answer)
-            raw = answer.json()
-            if raw.get("Error"):
-                return {}  # one of them ended meanwhile, and Podman then says nothing of the others either
             version = settings.parsed_version(self._connection().libpod_version)
-            return libpod.counters(raw.get("Stats"), at_seconds=time.monotonic(), version=version)
+            said = ""
+            # When one of them has ended meanwhile Podman says nothing of the others either: those that still run are asked again.
+            for _ in range(_STATS_ROUNDS):
+                running = self._running(ids)
+                if not running:
+                    return {}
+                params = {"stream": "false", "containers": running}
+                answer = client._get(self._libpod("/containers/stats"), params=params)
+                client._raise_for_status(answer)
+                raw = answer.json()
+                if not raw.get("Error"):
+                    return libpod.counters(raw.get("Stats"), at_seconds=time.monotonic(), version=version)
+                said = str(raw["Error"])
+            raise docker_errors.from_message(said, engine=self.name, what="reading usage")
 
         return await self._call(ask, "reading usage")
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.docker import shapes
+from codomyrmex_containerization.engines.docker import objects, shapes
 from codomyrmex_containerization.models.container import (
     ContainerRow,
     ContainerState,
@@ -40,7 +39,6 @@ _ACTIONS = {
     ("container", "died"): "die",
     ("container", "remove"): "destroy",
     ("container", "exec_died"): "exec_die",
-    ("container", "connect"): "connect",
     ("image", "remove"): "delete",
     ("volume", "remove"): "destroy",
     ("network", "remove"): "destroy",
@@ -178,11 +176,7 @@ def counters(raw: Sequence[Json] | None, *, at_seconds: float, version: tuple[in
 
 def update_body(limits: Limits) -> dict[str, Any]:
     """Make the body of POST /libpod/containers/NAME/update. Raises Unsupported for what holds from the create on."""
-    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
-    if fixed:
-        raise errors.Unsupported(
-            f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"
-        )
+    objects.require_changeable(limits)
     memory = {"limit": limits.memory_bytes, "reservation": limits.memory_reservation_bytes}
     if limits.memory_bytes is not None:
         memory["swap"] = 2 * limits.memory_bytes  # as a create sets it

@@ -5,7 +5,6 @@ Podman keeps a long line, and one that has no end yet, in pieces; counting lines
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from codomyrmex_containerization.models.container import OutputFrame
@@ -13,40 +12,34 @@ from codomyrmex_containerization.models.container import OutputFrame
 
 def last_lines(frames: Iterator[OutputFrame], count: int) -> Iterator[OutputFrame]:
     """Yield the frames of the last `count` lines; a line of several frames counts once."""
-    lines: deque[list[OutputFrame]] = deque(maxlen=max(count, 0))
-    unfinished: dict[str, list[OutputFrame]] = {}
-    for frame in frames:
-        line = unfinished.get(frame.stream)
-        if line is None:
-            line = unfinished[frame.stream] = []
-            lines.append(line)
-        line.append(frame)
-        if frame.data.endswith(b"\n"):
-            del unfinished[frame.stream]
-    for line in lines:
+    lines: dict[int, list[OutputFrame]] = {}
+    newest = 0
+    for number, frame in _numbered(frames):
+        newest = max(newest, number)
+        lines.pop(newest - count, None)
+        if number > newest - count:
+            lines.setdefault(number, []).append(frame)
+    for line in lines.values():
         yield from line
 
 
 def count_lines(frames: Iterator[OutputFrame]) -> int:
     """Count the lines."""
-    count, unfinished = 0, set[str]()
-    for frame in frames:
-        if frame.stream not in unfinished:
-            count += 1
-            unfinished.add(frame.stream)
-        if frame.data.endswith(b"\n"):
-            unfinished.discard(frame.stream)
-    return count
+    return max((number for number, _ in _numbered(frames)), default=0)
 
 
 def without_first_lines(frames: Iterator[OutputFrame], count: int) -> Iterator[OutputFrame]:
     """Yield the frames after the first `count` lines."""
-    seen, unfinished = 0, dict[str, bool]()
+    return (frame for number, frame in _numbered(frames) if number > count)
+
+
+def _numbered(frames: Iterator[OutputFrame]) -> Iterator[tuple[int, OutputFrame]]:
+    """Yield each frame with the number of its line, from 1 on; the streams' lines may be intermingled."""
+    count, unfinished = 0, dict[str, int]()
     for frame in frames:
         if frame.stream not in unfinished:
-            seen += 1
-            unfinished[frame.stream] = seen > count
-        if unfinished[frame.stream]:
-            yield frame
+            count += 1
+            unfinished[frame.stream] = count
+        yield unfinished[frame.stream], frame
         if frame.data.endswith(b"\n"):
             del unfinished[frame.stream]

@@ -14,12 +14,13 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from codomyrmex_containerization import errors, process, threads
+from codomyrmex_containerization import errors, process
+from codomyrmex_containerization.engines import endpoints
 from codomyrmex_containerization.engines.podman import settings
 from codomyrmex_containerization.models.engine import Endpoint
 
@@ -30,7 +31,6 @@ _SOCKET = "podman.sock"
 _LOCK = "podman.lock"
 _LOG = "podman.log"
 _VERSION = "podman.version"
-_LONGEST_SOCKET_PATH = 107  # bytes in sockaddr_un, without the one that ends it
 _PAUSE_SECONDS = 0.005
 _PING_SECONDS = 5.0
 _LONGEST_WORDS = 400
@@ -94,21 +94,34 @@ def ensure(folder: Path, environ: Mapping[str, str], *, deadline_seconds: float 
     """
     until = time.monotonic() + deadline_seconds
     program = _program()
-    path = _private(folder)
-    wanted = settings.needed(facts := settings.look(), _configured(environ, rootless=facts.rootless))
-    if _answers(path):
-        return ServiceEndpoint(path, False, wanted.notes)
-    with _alone(folder, until):
+    facts = settings.look()
+    wanted = settings.needed(facts, settings.configured(environment(environ), rootless=facts.rootless))
+    try:
+        path = _private(folder)
         if _answers(path):
             return ServiceEndpoint(path, False, wanted.notes)
-        _start(program, folder, path, environ, wanted, until)
+        with _alone(folder, until):
+            if _answers(path):
+                return ServiceEndpoint(path, False, wanted.notes)
+            _start(program, folder, path, environ, wanted, until)
+    except OSError as error:
+        raise errors.EngineUnavailable(
+            f"What Podman's service needs cannot be kept in {folder}: {error.strerror}.",
+            hint="name a state folder that this user may write to",
+        ) from error
     return ServiceEndpoint(path, True, wanted.notes)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what Podman is given of an environment, and what it needs that is missing there."""
     given = {name: environ[name] for name in _PASSED_ON if environ.get(name)}
-    user = pwd.getpwuid(os.geteuid())
+    try:
+        user = pwd.getpwuid(os.geteuid())
+    except KeyError as error:
+        raise errors.EngineUnavailable(
+            f"Podman needs an account, and the user {os.geteuid()} has none.",
+            hint="run this server as a user with an account",
+        ) from error
     given |= {"HOME": environ.get("HOME") or user.pw_dir, "USER": user.pw_name}
     # A server that a desktop application started has an almost empty PATH: Podman looks for its helpers there.
     given["PATH"] = ":".join(dict.fromkeys([*filter(None, environ.get("PATH", "").split(":")), *_FOLDERS.split(":")]))
@@ -131,7 +144,7 @@ def _program() -> Path:
 
 def _private(folder: Path) -> Path:
     path = socket_path(folder)
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) > endpoints.LONGEST_SOCKET_PATH_BYTES:
         raise errors.EngineUnavailable(
             f"The path of Podman's socket would be too long: {path}.", hint="name a shorter state folder"
         )
@@ -149,10 +162,6 @@ def _is_own(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-
-
-def _configured(environ: Mapping[str, str], *, rootless: bool) -> settings.Tables:
-    return settings.configured({**environ, **environment(environ)}, rootless=rootless)
 
 
 @contextmanager
@@ -237,12 +246,3 @@ def _last_words(log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1][-_LONGEST_WORDS:] if lines else "it said nothing"
-
-
-def reviver(folder: Path, environ: Mapping[str, str]) -> Callable[[], Awaitable[None]]:
-    """Return what starts the service again when it has ended: the `revive` of a PodmanEngine."""
-
-    async def revive() -> None:
-        await threads.run(lambda: ensure(folder, environ), deadline_seconds=None, what="starting Podman's service")
-
-    return revive
