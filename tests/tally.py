@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,21 @@ class Row:
     most_bytes: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     skipped: int = 0
+
+    def as_plain(self) -> dict[str, Any]:
+        """What another process can be told."""
+        return {**asdict(self), "through": dict(self.through)}
+
+    def add(self, plain: dict[str, Any]) -> None:
+        """Count what another process has counted."""
+        self.tried += plain["tried"]
+        self.through.update(plain["through"])
+        self.most_bytes = {
+            what: max(self.most_bytes.get(what, 0), plain["most_bytes"].get(what, 0))
+            for what in {**self.most_bytes, **plain["most_bytes"]}
+        }
+        self.failed += plain["failed"]
+        self.skipped += plain["skipped"]
 
     def outcome(self) -> str:
         """The right-hand column."""
@@ -109,9 +125,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What got through fails the run, though the test that counted it did not."""
-    if session.exitstatus == pytest.ExitCode.OK and any(row.through.total() for row in _tally.rows.values()):
+    """What got through fails the run, though the test that counted it did not; one of several workers hands over what it counted."""
+    handed_over = getattr(session.config, "workeroutput", None)
+    if handed_over is not None:
+        handed_over["tally"] = {kind: row.as_plain() for kind, row in _tally.rows.items()}
+    elif session.exitstatus == pytest.ExitCode.OK and any(row.through.total() for row in _tally.rows.values()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended: what it counted counts here."""
+    for kind, plain in getattr(node, "workeroutput", {}).get("tally", {}).items():
+        _tally.row(kind).add(plain)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import gzip
 import io
@@ -109,8 +110,17 @@ class Ground:
 
     def links_stay_inside(self) -> bool:
         top = os.path.realpath(self.into)
-        links = [path for path in self.into.rglob("*") if path.is_symlink()]
+        # What goes in a circle leads nowhere, though realpath makes a root of some: `top -> top//`.
+        links = [path for path in self.into.rglob("*") if path.is_symlink() and not _goes_in_a_circle(path)]
         return all(os.path.realpath(path) == top or os.path.realpath(path).startswith(top + "/") for path in links)
+
+
+def _goes_in_a_circle(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _described(path: Path) -> tuple[object, ...]:

@@ -347,6 +347,22 @@ async def busy_containers_usage_is_told(bench: Bench) -> None:
 
 
 @behaviour("usage", "usage")
+async def usage_without_a_limit_is_told(bench: Bench) -> None:
+    """The usage of a busy container without limits is told; its limit is the host's memory"""
+    made = await bench.started("sh", "-c", "sleep 100000 & while true; do true; done")
+
+    async def look() -> float | None:
+        usage = (await bench.engine.usage([made]))[made]
+        assert usage.memory_bytes > 0
+        assert usage.memory_limit_bytes is None or usage.memory_limit_bytes > usage.memory_bytes
+        return usage.cpu_percent if usage.pids >= 2 else None
+
+    percent = await eventually(look, lambda found: found is not None and found > 10)
+    assert percent is not None
+    assert percent < 150
+
+
+@behaviour("usage", "usage")
 async def usage_of_what_is_gone_is_absent(bench: Bench) -> None:
     """What has ended or gone is absent from the usage"""
     running, ended, gone = await bench.keeper(), await bench.ended("true"), await bench.create("true")

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from codomyrmex_containerization.models import usage
 
@@ -132,7 +132,7 @@ class CgroupReader:
 
     def _look_at_machine(self) -> _Machine:
         if self._machine is None:
-            self._machine = _Machine(_find_trees(self._root), _host_memory_bytes(self._proc))
+            self._machine = _Machine(_find_trees(self._root), host_memory_bytes(self._proc))
         return self._machine
 
     def _locate(self, ids: Iterable[str], pid: int | None) -> dict[str, CgroupPaths]:
@@ -229,6 +229,14 @@ class UsageHistory:
         self._looks = {i: looks for i, looks in self._looks.items() if looks[-1].at_seconds >= oldest_seconds}
 
 
+class Reader(Protocol):
+    """Whatever tells what containers have used until now."""
+
+    def read_all(self, ids: Sequence[str]) -> dict[str, usage.Counters]:
+        """Return the counters of those containers that are here."""
+        ...
+
+
 class Sampler:
     """A reader and what it saw, shared by the engines of one process: they are all on this host."""
 
@@ -242,7 +250,7 @@ class Sampler:
 
 
 def sample_usage(
-    reader: CgroupReader,
+    reader: Reader,
     history: UsageHistory,
     ids: Sequence[str],
     *,
@@ -373,7 +381,8 @@ def _v1_mounts(root: str) -> dict[str, _Tree]:
     return mounts
 
 
-def _host_memory_bytes(proc: str) -> int | None:
+def host_memory_bytes(proc: str) -> int | None:
+    """Return this host's memory, None where it is not told."""
     try:
         fields = _after(_contents(f"{proc}/meminfo"), b"\nMemTotal:").split()
         return _number(fields[0]) * 1024
@@ -392,15 +401,17 @@ def _read_cpu(paths: CgroupPaths, clock: Callable[[], float]) -> usage.Counters 
 
 
 def _read_traffic(paths: CgroupPaths, proc: str) -> usage.Traffic:
-    received, sent = _network_bytes(paths.processes, proc)
+    try:
+        received, sent = network_bytes(_number(_contents(paths.processes).partition(b"\n")[0]), proc)
+    except (OSError, ValueError):
+        received = sent = None
     read, written = _block_bytes(paths.block)
     return usage.Traffic(received, sent, read, written)
 
 
-def _network_bytes(processes: str, proc: str) -> tuple[int | None, int | None]:
-    """Sum up what a container's first process sees of its network; nothing for one in the host's own."""
+def network_bytes(pid: int, proc: str) -> tuple[int | None, int | None]:
+    """Sum up what a process has received and sent by its network, loopback left out; None for the host's own."""
     try:
-        pid = _number(_contents(processes).partition(b"\n")[0])
         if os.stat(f"{proc}/{pid}/ns/net").st_ino == os.stat(f"{proc}/self/ns/net").st_ino:
             return None, None
         lines = _contents(f"{proc}/{pid}/net/dev").splitlines()[2:]

@@ -27,32 +27,33 @@ class _Process:
     is_dead: bool
 
 
-def end_tree(pid: int, container_id: str, *, proc: str = "/proc") -> bool:
+def end_tree(pid: int, container_id: str, *, namespace: int | None = None, proc: str = "/proc") -> bool:
     """Kill a process on this host and what it started; True when all of it is gone.
 
     False when it is not there, not ours to kill, or multiplies faster than it is ended. The processes count only when their
-    cgroup names the container, so that a number that was used again is never hit.
+    cgroup names the container, or they are in its namespace of processes, so that a number that was used again is never hit.
     """
     try:
-        stopped = _stop_tree(pid, container_id, proc)
+        stopped = _stop_tree(pid, container_id, namespace, proc)
         for one in stopped:
             _send(one, signal.SIGKILL)
     except PermissionError:
         return False
     until = time.monotonic() + _GONE_SECONDS
-    while stopped & _alive(proc) or find_tree(pid, container_id, proc=proc):
+    while stopped & _alive(proc) or find_tree(pid, container_id, namespace=namespace, proc=proc):
         if time.monotonic() > until:
             return False
         time.sleep(_PAUSE_SECONDS)
     return bool(stopped)
 
 
-def _stop_tree(pid: int, container_id: str, proc: str) -> set[int]:
+def _stop_tree(pid: int, container_id: str, namespace: int | None, proc: str) -> set[int]:
     # What is stopped starts no further processes: it is looked again until no new ones appear.
     stopped: set[int] = set()
     until = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < until:
-        fresh = [one for one in find_tree(pid, container_id, proc=proc) if one not in stopped]
+        tree = find_tree(pid, container_id, namespace=namespace, proc=proc)
+        fresh = [one for one in tree if one not in stopped]
         if not fresh:
             break
         for one in fresh:
@@ -61,7 +62,7 @@ def _stop_tree(pid: int, container_id: str, proc: str) -> set[int]:
     return stopped
 
 
-def find_tree(pid: int, container_id: str, *, proc: str = "/proc") -> list[int]:
+def find_tree(pid: int, container_id: str, *, namespace: int | None = None, proc: str = "/proc") -> list[int]:
     """Return a process of a container, its descendants and those of its session that are alive."""
     if pid <= 1:
         return []
@@ -74,7 +75,7 @@ def find_tree(pid: int, container_id: str, *, proc: str = "/proc") -> list[int]:
     found: dict[int, None] = {}
     while waiting:
         one = waiting.pop()
-        if one.pid in found or not _belongs(one.pid, container_id, proc):
+        if one.pid in found or not _belongs(one.pid, container_id, namespace, proc):
             continue
         found[one.pid] = None
         waiting += children.get(one.pid, ())
@@ -104,8 +105,10 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _belongs(pid: int, container_id: str, proc: str) -> bool:
+def _belongs(pid: int, container_id: str, namespace: int | None, proc: str) -> bool:
     try:
+        if namespace is not None and os.stat(f"{proc}/{pid}/ns/pid").st_ino == namespace:
+            return True
         with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             return container_id in file.read()
     except OSError:

@@ -307,12 +307,13 @@ class DockerEngine(base.Engine):
             )
         if not state.pid:
             return False
+        namespace = await self._namespace_of(container)
         ended = await threads.run(
-            lambda: processes.end_tree(state.pid, container),
+            lambda: processes.end_tree(state.pid, container, namespace=namespace),
             deadline_seconds=self._timeout_seconds,
             what="ending the command",
         )
-        if not ended and not await self._kill_inside(container, state.pid):
+        if not ended and not await self._kill_inside(container, state.pid, namespace):
             return False
         return not (await self._exec_when(exec_id, lambda now: not now.running, _EXEC_ENDS_SECONDS)).running
 
@@ -326,12 +327,16 @@ class DockerEngine(base.Engine):
             await anyio.sleep(pause)
             pause = min(2 * pause, 0.2)
 
-    async def _kill_inside(self, container: str, pid: int) -> bool:
+    async def _namespace_of(self, container: str) -> int | None:
+        """Return the namespace by which a container's processes are known, for engines that give them no control group."""
+        return None
+
+    async def _kill_inside(self, container: str, pid: int, namespace: int | None) -> bool:
         """Kill with the container's own program, for a server that may not signal the container's processes."""
         killed = False
         for _ in range(_KILL_ROUNDS):
             found = await threads.run(
-                lambda: processes.inner_pids(processes.find_tree(pid, container)),
+                lambda: processes.inner_pids(processes.find_tree(pid, container, namespace=namespace)),
                 deadline_seconds=self._timeout_seconds,
                 what="ending the command",
             )

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import anyio
 
-from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines import base, cgroups
+from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization.engines import base, cgroups, process_counters
 from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
 from codomyrmex_containerization.engines.docker import errors as docker_errors
@@ -57,6 +57,9 @@ _CHECKED_HERE = "health checks are run by this server while it lives: Podman lea
 _UNCHECKED = "health checks are not run: Podman leaves them to systemd, which is not there"
 _NO_SECRETS = "Podman's service takes no build secrets: docker has them with buildx"
 _NO_CGROUPS = "rootless Podman has no control groups on this host (version 2 is needed)"
+_SUMMED = (
+    "usage is summed over the processes, without block traffic: rootless Podman has no control groups on this host"
+)
 _NO_OOM = "this version of Podman does not say of a container that it ran out of memory"
 _OOM_SINCE = (4, 4)
 
@@ -102,7 +105,9 @@ class PodmanEngine(docker_engine.DockerEngine):
         lacks: dict[Capability, str] = {"build_secrets": _NO_SECRETS}
         self._has_cgroups = not (found.rootless and found.cgroup_version == 1)
         if not self._has_cgroups:
-            lacks |= dict.fromkeys(("limits", "usage", "pause", "exec_kill"), _NO_CGROUPS)
+            lacks |= dict.fromkeys(("limits", "pause"), _NO_CGROUPS)
+            if not self.is_local:
+                lacks["usage"] = _NO_CGROUPS
         if not self.is_local:
             lacks["exec_kill"] = shapes.ELSEWHERE
         if parsed < _UPDATES_SINCE:
@@ -110,6 +115,8 @@ class PodmanEngine(docker_engine.DockerEngine):
         elif not self._has_cgroups:
             lacks["update"] = _NO_CGROUPS
         notes = [*self._notes, *libpod.warnings(raw)]
+        if not self._has_cgroups and self.is_local:
+            notes.append(_SUMMED)
         if parsed < _OOM_SINCE:
             notes.append(_NO_OOM)
         if self.is_local and not settings.look().has_systemd:
@@ -198,15 +205,19 @@ class PodmanEngine(docker_engine.DockerEngine):
         await self._require_cgroups("pauses containers")
         await super().pause_container(container)
 
-    async def end_exec(self, container: str, exec_id: str) -> bool:
-        """Kill a command from this host. Raises Unsupported without control groups, by which its processes are known."""
-        await self._require_cgroups("ends single commands")
-        return await super().end_exec(container, exec_id)
+    async def _namespace_of(self, container: str) -> int | None:
+        if await self._knows_cgroups():
+            return None
+        first = (await self._first_pids()).get(container, 0)
+        return process_counters.namespace(first) if process_counters.is_first_process(first, container) else None
 
-    async def _require_cgroups(self, what: str) -> None:
+    async def _knows_cgroups(self) -> bool:
         if self._has_cgroups is None:
             await self.info()
-        if not self._has_cgroups:
+        return bool(self._has_cgroups)
+
+    async def _require_cgroups(self, what: str) -> None:
+        if not await self._knows_cgroups():
             raise errors.Unsupported(
                 f"{self.name} never {what}: {_NO_CGROUPS}.",
                 hint="do without, or use docker, or podman as root",
@@ -324,6 +335,27 @@ class PodmanEngine(docker_engine.DockerEngine):
             client._raise_for_status(client._post_json(url, data=body))
 
         await self._call(ask, f"changing the limits of {container}", subject=f"container {container!r}")
+
+    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """Cgroup files where there are some, else the processes of containers on this host, else one request for all."""
+        if not ids or not self.is_local or await self._knows_cgroups():
+            return await super().usage(ids)
+        first_pids = await self._first_pids()
+        return await threads.run(
+            lambda: cgroups.sample_usage(process_counters.ProcessReader(first_pids), self._history, ids),
+            deadline_seconds=self._timeout_seconds,
+            what="reading usage",
+        )
+
+    async def _first_pids(self) -> dict[str, int]:
+        """The number of each running container's first process: one GET /libpod/containers/json."""
+
+        def ask() -> dict[str, int]:
+            client = self._client()
+            rows = client._result(client._get(self._libpod("/containers/json")), True)
+            return {str(row["Id"]): int(row.get("Pid") or 0) for row in rows or ()}
+
+        return await self._call(ask, "listing containers")
 
     async def _usage_from_api(self, ids: Sequence[str]) -> dict[str, Usage]:
         """One GET /libpod/containers/stats for all."""
