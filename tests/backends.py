@@ -218,23 +218,25 @@ def _is_ours(labels: str, *, alone: bool) -> bool:
 
 def ensure_busybox_image(docker: CommandLine) -> str:
     """Make the image that the tests run, unless it is there: a static busybox with a link for each of its applets."""
-    busybox = _static_busybox()
+    busybox = static_busybox()
     with one_at_a_time("making-image"):
         if docker(["image", "inspect", BUSYBOX_IMAGE], check=False).returncode != 0:
             changes = ('CMD ["sh"]', "ENV PATH=/usr/local/bin:/usr/bin:/bin", f"LABEL {TEST_LABEL}=image")
             options = [option for change in changes for option in ("--change", change)]
-            docker(["import", *options, "-", BUSYBOX_IMAGE], stdin=_root_filesystem(busybox))
+            docker(["import", *options, "-", BUSYBOX_IMAGE], stdin=root_filesystem(busybox))
     return BUSYBOX_IMAGE
 
 
-def _static_busybox() -> Path:
+def static_busybox() -> Path:
+    """A busybox that needs no library, of this machine."""
     found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
     if found is None or b"/ld-" in Path(found).read_bytes()[:4096]:  # the name of a dynamic loader
         missing("no statically linked busybox")
     return Path(found)
 
 
-def _root_filesystem(busybox: Path) -> bytes:
+def root_filesystem(busybox: Path) -> bytes:
+    """A tar of the base image's files: the busybox, a link for each of its applets, two accounts."""
     listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

@@ -63,12 +63,15 @@ def find(program: str, *, folders: Sequence[str] = ()) -> Path | None:
 
 
 @asynccontextmanager
-async def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> AsyncIterator[Running]:
-    """Run a program while the block lasts; leaving the block ends its whole process group.
+async def run(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None, stdin: bool = False
+) -> AsyncIterator[Running]:
+    """Run a program while the block lasts, with a pipe to its stdin if that is wanted; leaving the block ends its whole process group.
 
     Raises CommandFailed when it cannot be started.
     """
-    running = await _open(argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    given = subprocess.PIPE if stdin else subprocess.DEVNULL
+    running = await _open(argv, env=env, cwd=cwd, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         yield running
     finally:
@@ -113,13 +116,19 @@ async def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: 
 
 
 async def _open(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, stdout: int | IO[bytes], stderr: int | IO[bytes]
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    stdin: int = subprocess.DEVNULL,
 ) -> Running:
     # Not in a worker thread: the signal that ends it with us is bound to the thread that started it.
     try:
         process = await anyio.open_process(
             [*_death_wish(), *argv],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env=dict(env),

@@ -18,14 +18,14 @@ from codomyrmex_containerization.models.engine import Endpoint
 from tests import backends
 
 TIMEOUT_SECONDS = 60.0
-PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "memory")
+PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "embedded", "memory")
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An engine and what belongs to it: the image of its containers and a folder of this host for it.
 
-    `dial` reaches its published ports; `attend` is what the server does for it beside its calls.
+    `dial` reaches its published ports; `attend` is what the server does for it beside its calls; `sweep` takes away what it has in `folder`.
     """
 
     engine: base.Engine
@@ -33,6 +33,7 @@ class Opened:
     folder: Path
     dial: Callable[[int], Awaitable[bytes]]
     attend: Callable[[], Coroutine[Any, Any, None]] | None = None
+    sweep: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -40,7 +41,11 @@ def opened(name: str, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Open an engine by its name in the table; what is missing here skips the tests loudly."""
     with tempfile.TemporaryDirectory(prefix="cxc-contract-") as folder:
         Path(folder).chmod(0o755)  # a rootless engine is another user
-        yield _OPEN[name](request, Path(folder))
+        found = _OPEN[name](request, Path(folder))
+        try:
+            yield found
+        finally:
+            found.sweep()
 
 
 async def dial(port: int) -> bytes:
@@ -95,6 +100,22 @@ def _podman_engine(service: Any, folder: Path) -> Opened:
     return Opened(engine, service.image, folder, dial, attend=lambda: health.run_health_checks(engine))
 
 
+def _embedded(request: pytest.FixtureRequest, folder: Path) -> Opened:
+    from codomyrmex_containerization.engines.embedded import health
+    from tests import embedded
+
+    engine = embedded.engine(folder)
+    image = embedded.base_image(engine, folder)
+    return Opened(
+        engine,
+        image,
+        folder,
+        dial,
+        attend=lambda: health.run_health_checks(engine),
+        sweep=lambda: embedded.swept(engine),
+    )
+
+
 def _memory(request: pytest.FixtureRequest, folder: Path) -> Opened:
     if importlib.util.find_spec("codomyrmex_containerization.engines.memory") is None:
         backends.missing("no engine in memory")
@@ -109,6 +130,7 @@ _OPEN: dict[str, Callable[[pytest.FixtureRequest, Path], Opened]] = {
     "modern-docker": _modern_docker,
     "podman": _podman,
     "podman-rootless": _rootless_podman,
+    "embedded": _embedded,
     "memory": _memory,
 }
 

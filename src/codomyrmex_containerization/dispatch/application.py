@@ -106,6 +106,7 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
         buildx=settings.buildx,
         scratch=run.scratch,
         folder=folders.state,
+        data=folders.data,
         podman_service=settings.podman_service == "auto",
         named=settings.endpoints,
     )

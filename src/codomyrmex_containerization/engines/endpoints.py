@@ -51,7 +51,7 @@ def candidates(
     `home` defaults to HOME, then to the account's; `root` is where absolute paths begin, other than / in tests alone.
     Raises what `judge` raises, and EngineUnavailable for a context or connection that is named and not there.
     """
-    if kind == "memory":
+    if kind in ("memory", "embedded"):
         return []
     owner = os.getuid() if uid is None else uid
     place = connections.Place(environ, owner, home or connections.home_folder(environ, owner), root)

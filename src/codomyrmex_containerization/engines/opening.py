@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization import errors, process, threads
 from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
 from codomyrmex_containerization.models.settings import EndpointSettings
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from codomyrmex_containerization.engines.podman import service
 
 MEMORY = "memory"
-BUILT_IN = ("docker", "podman", MEMORY)
+EMBEDDED = "embedded"
+BUILT_IN = ("docker", "podman", EMBEDDED, MEMORY)
+_EMBEDDED_NEEDS = ("conmon",)
+_RUNTIMES = ("crun", "runc", "youki")
 
 _CONNECT_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
@@ -43,12 +46,16 @@ def not_found(name: str | None, names: Sequence[str]) -> errors.EngineUnavailabl
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What engines are opened with. `folder` is for the sockets of services and tunnels: private, with a short path."""
+    """What engines are opened with.
+
+    `folder` is for the sockets of services and tunnels: private, with a short path; `data` is where the embedded engine keeps all it has.
+    """
 
     timeout_seconds: float
     buildx: str | None
     scratch: Path | None
     folder: Path
+    data: Path
     podman_service: bool = True
     named: Mapping[str, EndpointSettings] = field(default_factory=dict)
 
@@ -87,6 +94,8 @@ class Opener:
         """
         if name == MEMORY:
             return Endpoint(MEMORY, "memory://", "built in", kind="memory")
+        if name == EMBEDDED:
+            return self._embedded() if was_named or _has_runtime() else None
         if name in self._options.named:
             return await self._reached(endpoints.named(name, self._options.named[name]))
         if name == "podman" and self._service is not None:
@@ -109,6 +118,8 @@ class Opener:
         """Say whether the engine would take a call: somebody listens, its service can be started, or a user named it."""
         if name == MEMORY or name in self._options.named:
             return True
+        if name == EMBEDDED:
+            return _has_runtime()
         return (await self._look(name)).answering is not None or self._can_start(name)
 
     async def open(self, endpoint: Endpoint) -> base.Engine:
@@ -118,6 +129,8 @@ class Opener:
             from codomyrmex_containerization.engines.memory.engine import MemoryEngine
 
             return MemoryEngine(endpoint).stocked()
+        if endpoint.kind == "embedded":
+            return self._open_embedded(endpoint)
         is_ours = self._service is not None and endpoint.url == self._service.endpoint.url
         if not is_ours:
             from codomyrmex_containerization.engines.docker.engine import DockerEngine
@@ -134,6 +147,23 @@ class Opener:
                 return engine
             await engine.aclose()
         return self._open_podman(endpoint, is_ours=is_ours)
+
+    def _embedded(self) -> Endpoint:
+        return Endpoint(EMBEDDED, f"file://{self._options.data / EMBEDDED}", "built in", kind="embedded")
+
+    def _open_embedded(self, endpoint: Endpoint) -> base.Engine:
+        from codomyrmex_containerization.engines.embedded import folders
+        from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+
+        embedded = EmbeddedEngine(
+            endpoint,
+            folders.of(self._options.data / EMBEDDED, self._environ),
+            timeout_seconds=self._options.timeout_seconds,
+            sampler=self._sampler,
+        )
+        self._unattended.append(embedded)
+        self._more.set()
+        return embedded
 
     def _open_podman(self, endpoint: Endpoint, *, is_ours: bool) -> base.Engine:
         from codomyrmex_containerization.engines.podman.engine import PodmanEngine
@@ -217,12 +247,22 @@ class Opener:
         return folder
 
 
+def _has_runtime() -> bool:
+    return all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
+
+
 async def _attend(engine: base.Engine) -> None:
     from codomyrmex_containerization.engines.podman import health
     from codomyrmex_containerization.engines.podman.engine import PodmanEngine
 
     if isinstance(engine, PodmanEngine):
         await health.run_health_checks(engine)
+    elif engine.endpoint.kind == "embedded":
+        from codomyrmex_containerization.engines.embedded import health as own_health
+        from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+
+        if isinstance(engine, EmbeddedEngine):
+            await own_health.run_health_checks(engine)
 
 
 def _listens(endpoint: Endpoint) -> bool:

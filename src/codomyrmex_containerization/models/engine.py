@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-EngineName = str  # `docker`, `podman`, `memory`, or the name of an endpoint from the settings
-EngineKind = Literal["docker", "podman", "memory"]
+EngineName = str  # `docker`, `podman`, `embedded`, `memory`, or the name of an endpoint from the settings
+EngineKind = Literal["docker", "podman", "embedded", "memory"]
 Capability = Literal[
     "build",
     "build_secrets",

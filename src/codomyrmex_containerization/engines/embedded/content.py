@@ -1,0 +1,386 @@
+"""Which images does this engine have, and what may be done with them? The content-addressed store of images.
+
+Any number of processes may use one store: it is a folder, and what it holds changes whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.embedded import (
+    archives,
+    content_blobs,
+    content_config,
+    content_index,
+    content_intake,
+    content_members,
+    content_out,
+    layer_streams,
+    layers,
+    objects,
+)
+from codomyrmex_containerization.models import reference
+
+RESERVED = "host"
+_HEX = re.compile(r"[0-9a-f]{1,64}\Z")
+
+
+class ContentStore:
+    """The images of one engine."""
+
+    def __init__(self, folders: objects.Folders, *, engine: str, bounds: layers.Bounds | None = None) -> None:
+        self._engine = engine
+        self._bounds = bounds or layers.Bounds()
+        self._blobs = content_blobs.Blobs(folders.images)
+        self._index = content_index.Index(folders.images, engine=engine)
+        self._intake = content_intake.Intake(self._blobs, bounds=self._bounds)
+        self._described: dict[str, content_config.Described] = {}
+
+    # ---------------------------------------------------------------- lookups
+
+    def image(self, text: str) -> objects.Image:
+        """Return the image that a name, a name with a digest, an id or the beginning of one means. Raises NotFound, Ambiguous."""
+        state = self._index.read()
+        return self._image(state, self._find(state, text))
+
+    def images(self) -> list[objects.Image]:
+        """Return the images with a name and those that no other is made from, the newest first."""
+        state = self._index.read()
+        parents = {one.parent for one in state.images.values()}
+        tags = state.tags_by_image()
+        wanted = [id for id in state.images if id in tags or id not in parents]
+        return _newest_first(self._image(state, id, tags=tags.get(id, ())) for id in wanted)
+
+    def children(self, image_id: str) -> list[objects.Image]:
+        """Return the images made right from this one, the newest first."""
+        state = self._index.read()
+        return _newest_first(self._image(state, id) for id in state.children(image_id))
+
+    def layer_folders(self, image: objects.Image) -> tuple[Path, ...]:
+        """Return the folders of an image's unpacked layers, the lowest first; those that are missing are unpacked.
+
+        Raises Conflict naming a layer that is not in the store or is damaged.
+        """
+        for diff_id in image.diff_ids:
+            if not self._blobs.has_layer(diff_id):
+                self._restore(image.id, diff_id)
+        return tuple(self._blobs.layer(one) for one in image.diff_ids)
+
+    def _restore(self, image_id: str, diff_id: str) -> None:
+        with self._index.use(), self._index.unpacking(diff_id):
+            record = self._index.read().images.get(image_id)
+            if record is None:
+                raise self._missing(image_id)
+            if not self._blobs.has_layer(diff_id):
+                self._intake.restore(next(one for one in record.layers if one.diff_id == diff_id))
+
+    def _find(self, state: content_index.State, text: str) -> str:
+        """Return the id of the image that a text means."""
+        hexadecimal = text.removeprefix("sha256:")
+        if f"sha256:{hexadecimal}" in state.images:
+            return f"sha256:{hexadecimal}"
+        try:
+            wanted = reference.parse(text)
+        except errors.InvalidArgument:
+            wanted = None
+        if wanted is not None and str(wanted) in state.names:
+            return state.names[str(wanted)]
+        if wanted is not None and wanted.digest is not None:
+            return self._by_digest(state, text, wanted)
+        if not _HEX.match(hexadecimal):
+            raise self._missing(text)
+        found = [id for id in state.images if id.startswith(f"sha256:{hexadecimal}")]
+        if len(found) > 1:
+            raise errors.Ambiguous(f"{text!r} fits {len(found)} images of {self._engine}.", hint="give more of the id")
+        if not found:
+            raise self._missing(text)
+        return found[0]
+
+    def _by_digest(self, state: content_index.State, text: str, wanted: reference.ImageReference) -> str:
+        for id, record in state.images.items():
+            if wanted.digest not in (record.digest, id):
+                continue
+            names = [reference.parse(one) for one in state.tags(id)]
+            if any(one.name == wanted.name and wanted.tag in (None, one.tag) for one in names):
+                return id
+        raise self._missing(text)
+
+    def _missing(self, text: str) -> errors.NotFound:
+        return errors.NotFound(
+            f"{self._engine} has no image {text!r}.",
+            hint="check the image's name and tag; build, load or import it if it is not there",
+            details={"missing": "image"},
+        )
+
+    def _image(self, state: content_index.State, id: str, *, tags: tuple[str, ...] | None = None) -> objects.Image:
+        record = state.images[id]
+        described = self._described.get(id)
+        if described is None:
+            described = self._described[id] = content_config.describe(self._blobs.read(id, "configuration"))
+        return objects.Image(
+            id=id,
+            digest=record.digest,
+            created=described.created,
+            os=described.os,
+            architecture=described.architecture,
+            variant=described.variant,
+            config=described.config,
+            diff_ids=described.diff_ids,
+            layers=described.layers([one.size_bytes for one in record.layers]),
+            tags=state.tags(id) if tags is None else tags,
+            parent=record.parent,
+        )
+
+    # ------------------------------------------------------------------ names
+
+    def tag(self, source: str, target: str) -> None:
+        """Give an image a name, which another one may lose. Raises NotFound, InvalidArgument (no name, or a reserved one)."""
+        name = self._name(target)
+        with self._index.change() as state:
+            state.names[name] = self._find(state, source)
+
+    def _name(self, text: str) -> str:
+        """Return a name as it is kept."""
+        wanted = reference.parse(text)
+        if wanted.digest is not None:
+            raise errors.InvalidArgument(f"{text!r} is no tag: it has a digest.", hint="leave out what follows '@'")
+        if wanted.name == RESERVED:
+            raise errors.InvalidArgument(
+                f"The name {RESERVED!r} means this machine: no image can have it.", hint="choose another name"
+            )
+        return str(wanted)
+
+    # ---------------------------------------------------------------- removal
+
+    def remove(self, text: str, *, force: bool, users: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        """Remove a name, or an image with all of its names; `users` are the names of containers by the id of their image.
+
+        What containers use stays, without a name, if it is forced. Returns the names and ids that are gone.
+        Raises NotFound, Ambiguous, Conflict (several names, in use, others are made from it).
+        """
+        with self._index.change() as state:
+            id = self._find(state, text)
+            tags = state.tags(id)
+            name = self._named(state, text, id)
+            if name and len(tags) > 1:
+                del state.names[name]
+                return (name,)
+            self._require_removable(state, text, id, force=force, used_by=users.get(id, ()))
+            for tag in tags:
+                del state.names[tag]
+            gone = (*tags, *self._drop(state, id, users))
+        self._collect(wait=False)
+        return gone
+
+    def _require_removable(
+        self, state: content_index.State, text: str, id: str, *, force: bool, used_by: Sequence[str]
+    ) -> None:
+        tags = state.tags(id)
+        if len(tags) > 1 and not force:
+            raise errors.Conflict(
+                f"Image {text} has several names: {', '.join(tags)}.", hint="remove them by name, or pass force=true"
+            )
+        if used_by and not force:
+            raise errors.Conflict(
+                f"Image {text} is being used by container {used_by[0]}.",
+                hint="remove the containers that use it first or pass force=true",
+            )
+        if not tags and state.children(id):
+            raise errors.Conflict(f"Image {text} has dependent child images.", hint="remove those first")
+        if not tags and used_by:
+            raise errors.Conflict(
+                f"Image {text} is being used by container {used_by[0]}, and has no name to be taken away.",
+                hint="remove the containers that use it first",
+            )
+
+    def _drop(self, state: content_index.State, id: str, users: Mapping[str, Sequence[str]]) -> list[str]:
+        """Forget an image without a name that nothing needs, and what it was made from likewise."""
+        gone: list[str] = []
+        named = set(state.names.values())
+        while id in state.images and id not in named and not state.children(id) and not users.get(id):
+            gone.append(id)
+            self._described.pop(id, None)
+            id = state.images.pop(id).parent
+        for key in [key for key, made in state.cache.items() if made not in state.images]:
+            del state.cache[key]
+        return gone
+
+    def sweep(self) -> int:
+        """Throw away what no image needs: what crashes left behind, mostly. Returns how many bytes came free."""
+        return self._collect(wait=True)
+
+    def _collect(self, *, wait: bool) -> int:
+        with self._index.alone(wait=wait) as is_alone:
+            if not is_alone:
+                return 0  # somebody brings contents in: the next removal or sweep takes this too
+            state = self._index.read()
+            stored = [layer for one in state.images.values() for layer in one.layers]
+            return self._blobs.clear(
+                blobs={*state.images, *(one.digest for one in state.images.values()), *(one.blob for one in stored)},
+                layers={one.diff_id for one in stored},
+            )
+
+    # ----------------------------------------------------------------- making
+
+    def commit(
+        self,
+        *,
+        parent: objects.Image | None,
+        upper: Path | None,
+        config: objects.ImageConfig,
+        instruction: str,
+        comment: str = "",
+        created: datetime | None = None,
+        move: bool = False,
+    ) -> objects.Image:
+        """Make an image of another one, or of nothing, and an overlay's upper folder; None: only the configuration changes.
+
+        The folder is copied, or moved into the store: then nobody may have it mounted or change it any more.
+        Raises Conflict (the parent is gone, a file changed meanwhile), Unsupported (what no layer can hold), EngineUnavailable.
+        """
+        with self._index.use():
+            layer = None
+            if upper is not None:
+                layer = self._intake.move(upper) if move else self._intake.copy(upper, is_overlay=True)
+            return self._made(parent, layer, config, instruction, comment, created)
+
+    def _made(
+        self,
+        parent: objects.Image | None,
+        layer: content_index.StoredLayer | None,
+        config: objects.ImageConfig,
+        instruction: str,
+        comment: str,
+        created: datetime | None,
+    ) -> objects.Image:
+        written = content_config.write(
+            parent=None if parent is None else self._blobs.read(parent.id, "configuration"),
+            config=config,
+            diff_id=layer.diff_id if layer else None,
+            instruction=instruction,
+            comment=comment,
+            created=created or datetime.now(tz=UTC),
+        )
+        id = self._blobs.write(written)
+        with self._index.change() as state:
+            if parent is not None and parent.id not in state.images:
+                raise errors.Conflict(
+                    f"The image {parent.id} that this is made from was removed meanwhile.", hint="start again"
+                )
+            before = state.images[parent.id].layers if parent is not None else ()
+            stored = (*before, *([layer] if layer else []))
+            if id not in state.images:
+                manifest = content_intake.make_manifest(id, len(written), stored)
+                state.images[id] = content_index.Record(
+                    self._blobs.write(manifest), parent.id if parent else "", stored
+                )
+        return self._image(self._index.read(), id)
+
+    def import_rootfs(
+        self, source: Path, *, tag: str | None, config: objects.ImageConfig | None = None
+    ) -> objects.Image:
+        """Make an image of a root file system: a tar, packed or not, or a folder.
+
+        Raises NotFound (no such file), InvalidArgument (no tar, hostile, too large), Unsupported (devices in a folder).
+        """
+        name = self._name(tag) if tag is not None else None
+        with self._index.use():
+            layer = self._root(source)
+            if layer is None:
+                raise errors.InvalidArgument(f"{source} holds nothing.", hint="name a root file system")
+            made = self._made(None, layer, config or objects.ImageConfig(), "", "Imported", None)
+            if name is not None:
+                self.tag(made.id, name)
+        return self.image(made.id)
+
+    def _root(self, source: Path) -> content_index.StoredLayer | None:
+        with content_members.source(source) as (fd, is_folder):
+            if is_folder:
+                return self._intake.copy(Path(f"/proc/self/fd/{fd}"), is_overlay=False)
+            return self._intake.unpacked(layer_streams.plain(content_members.whole(fd)), needs_end=True)
+
+    # ---------------------------------------------------------- load and save
+
+    def load(self, path: Path, *, tag: str | None = None) -> list[objects.Image]:
+        """Load the images of a docker-archive, an OCI archive or an OCI layout folder; `tag` names the only one, whatever it says itself.
+
+        Raises NotFound (no such file), InvalidArgument (none of these, damaged, hostile), Unsupported, EngineUnavailable.
+        """
+        name = self._name(tag) if tag is not None else None
+        with (
+            self._index.use(),
+            self._blobs.stage() as stage,
+            content_members.opened(path, scratch=stage, most_bytes=self._bounds.most_tar_bytes) as members,
+        ):
+            found = archives.find(members)
+            if not found or (name is not None and len(found) != 1):
+                raise errors.InvalidArgument(
+                    f"The archive holds {len(found)} images.",
+                    hint="leave out the tag: images keep their names" if found else "use an archive of images",
+                )
+            # All names before the first layer: a bad one is known at once.
+            names = [(name,) if name is not None else tuple(map(self._name, sent.names)) for sent in found]
+            return [self.add(sent, names=each) for sent, each in zip(found, names, strict=True)]
+
+    def add(self, sent: content_intake.SentImage, *, names: Sequence[str]) -> objects.Image:
+        """Take in an image that somebody sends, under these names. Raises what `load` raises."""
+        kept = [self._name(one) for one in names]
+        with self._index.use():
+            known = {
+                (layer.diff_id, layer.blob): layer for one in self._index.read().images.values() for layer in one.layers
+            }
+            id, record = self._intake.take(sent, known)
+            with self._index.change() as state:
+                before = state.images.get(id)
+                if before is None:
+                    state.images[id] = record
+                elif sent.manifest is not None:
+                    state.images[id] = content_index.Record(record.digest, before.parent, record.layers)
+                for name in kept:
+                    state.names[name] = id
+            return self._image(self._index.read(), id)
+
+    def save(self, images: Sequence[str], path: Path, *, format: archives.Format) -> None:
+        """Write images to a file (docker-archive, oci-archive) or to a new folder (oci), with the names they are given by.
+
+        Raises NotFound, Ambiguous, Conflict (the folder is not empty, a layer is lost), EngineUnavailable.
+        """
+        with self._index.use():
+            state = self._index.read()
+            wanted: dict[str, list[str]] = {}
+            for text in images:
+                id = self._find(state, text)
+                names = wanted.setdefault(id, [])
+                names += [name for name in [self._named(state, text, id)] if name and name not in names]
+            saved = [content_out.Saved(id, state.images[id], tuple(names)) for id, names in wanted.items()]
+            content_out.write(saved, path, format=format, reader=content_out.Reader(self._blobs, self._intake))
+
+    def _named(self, state: content_index.State, text: str, id: str) -> str:
+        try:
+            name = str(reference.parse(text))
+        except errors.InvalidArgument:
+            return ""
+        return name if state.names.get(name) == id else ""
+
+    # ------------------------------------------------------------ build cache
+
+    def cached(self, key: str) -> objects.Image | None:
+        """Return the image that was made before under this key, if it is still there."""
+        state = self._index.read()
+        id = state.cache.get(key)
+        return self._image(state, id) if id in state.images and id is not None else None
+
+    def remember(self, key: str, image: objects.Image) -> None:
+        """Remember which image was made under a key."""
+        with self._index.change() as state:
+            if image.id in state.images:
+                state.cache[key] = image.id
+
+
+def _newest_first(images: Iterable[objects.Image]) -> list[objects.Image]:
+    begin = datetime.fromtimestamp(0, tz=UTC)
+    return sorted(images, key=lambda one: (one.created or begin, one.id), reverse=True)

@@ -1,0 +1,641 @@
+"""How does an engine fulfil the contract without a daemon? The asynchronous face of `life.House`.
+
+What blocks runs in threads; what lasts (waiting for an end, following a log, an attachment, a command) does not: it waits for file
+descriptors. Several processes may use one data folder at once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+
+from codomyrmex_containerization import errors, threads
+from codomyrmex_containerization.engines import base, cgroups, processes
+from codomyrmex_containerization.engines.embedded import (
+    attach,
+    build,
+    execs,
+    files,
+    life,
+    logs,
+    objects,
+    overlay,
+    shapes,
+    steps,
+)
+from codomyrmex_containerization.engines.embedded.state import Record
+from codomyrmex_containerization.models.container import (
+    ContainerRow,
+    ContainerSpec,
+    ContainerState,
+    Healthcheck,
+    Limits,
+    OutputFrame,
+)
+from codomyrmex_containerization.models.details import (
+    ContainerDetails,
+    ExecSpec,
+    ExecState,
+    ImageDetails,
+    ImageRow,
+    PathStat,
+)
+from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
+from codomyrmex_containerization.models.event import EngineEvent, EventQuery
+from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
+from codomyrmex_containerization.models.usage import Usage
+
+T = TypeVar("T")
+
+VERSION = "1"
+_OTHERS = "use docker or podman"
+_LACKS: dict[Capability, str] = {
+    "pull": "it speaks to no registry: load an image from an archive, or use docker or podman",
+}
+_EXEC_POLL_SECONDS = 0.005
+_EXEC_END_SECONDS = 5.0
+_STILL_PAUSE_SECONDS = 0.05
+_WATCH_SECONDS = 0.05
+
+
+class EmbeddedEngine(base.Engine):
+    """An engine of the folders that it is given; opened without effort, it looks for a runtime when a container needs one."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        folders: objects.Folders,
+        *,
+        timeout_seconds: float,
+        sampler: cgroups.Sampler | None = None,
+    ) -> None:
+        self.name = endpoint.engine
+        self.endpoint = endpoint
+        self._folders = folders
+        self._timeout_seconds = timeout_seconds
+        self._made: life.House | None = None
+        self._sampler = sampler or cgroups.Sampler()
+        self._execs: dict[str, execs.Command] = {}
+
+    @property
+    def is_local(self) -> bool:
+        """It is on this host."""
+        return True
+
+    @property
+    def house(self) -> life.House:
+        """What does the work; blocks when it is asked for the first time."""
+        if self._made is None:
+            self._made = life.House(self._folders, engine=self.name)
+            self._made.recover()
+        return self._made
+
+    async def _call(self, function: Callable[[life.House], T], what: str, *, seconds: float | None = None) -> T:
+        return await threads.run(
+            lambda: function(self.house), deadline_seconds=seconds or self._timeout_seconds, what=what
+        )
+
+    async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
+        """Say which runtime works here and what it can do."""
+
+        def ask(house: life.House) -> EngineInfo:
+            found = house.found
+            records = house.containers.all()
+            return EngineInfo(
+                name=self.name,
+                version=VERSION,
+                api_version="",
+                endpoint=self.endpoint,
+                rootless=os.geteuid() != 0,
+                cgroup_version={"v1": 1, "hybrid": 1, "v2": 2}.get(found.cgroups),
+                storage_driver="overlay",
+                os="linux",
+                architecture=platform.machine(),
+                containers=len(records),
+                containers_running=sum(one.is_alive for one in records),
+                images=len(house.images.images()),
+                builder="classic",
+                product="embedded",
+                lacks=_LACKS,
+                notes=(f"OCI runtime {found.kind} {found.version}", *found.notes),
+            )
+
+        return await self._call(ask, "looking for an OCI runtime", seconds=deadline_seconds)
+
+    # ------------------------------------------------------------------------------------------------------ containers
+
+    async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:
+        """List containers, newest first."""
+
+        def rows(house: life.House) -> list[ContainerRow]:
+            found = [shapes.container_row(one, self.name) for one in house.all() if all or one.is_alive]
+            return [row for row in found if _has_labels(row, labels)]
+
+        return await self._call(rows, "listing containers")
+
+    async def inspect_container(self, container: str, *, size: bool = False) -> ContainerState:
+        """Look at a container."""
+
+        def look(house: life.House) -> ContainerState:
+            record = house.look(container)
+            written = files.size(house.containers.folder(record.id) / "upper") if size else None
+            return shapes.container_state(record, self.name, writable_bytes=written)
+
+        return await self._call(look, f"inspecting {container}")
+
+    async def container_details(self, container: str) -> ContainerDetails:
+        """Look at a container from all sides."""
+        return await self._call(
+            lambda house: shapes.container_details(house.look(container), self.name), f"inspecting {container}"
+        )
+
+    async def create_container(self, spec: ContainerSpec) -> str:
+        """Create a container."""
+        return await self._call(lambda house: house.create(spec).id, "creating a container")
+
+    async def start_container(self, container: str) -> None:
+        """Start a container."""
+        await self._call(lambda house: house.start(container), f"starting {container}")
+
+    @asynccontextmanager
+    async def attach_container(self, container: str, *, stdin: bytes | None) -> AsyncIterator[base.Attachment]:
+        """Attach by the monitor's socket: nothing that is said after the start is lost."""
+        record = await self._call(lambda house: house.look(container), f"attaching to {container}")
+        if not record.is_alive:
+            wanted = stdin is not None
+            record = await self._call(lambda house: house.prepare(record.id, stdin=wanted), f"preparing {container}")
+        path = self.house.containers.folder(record.id) / "attach"
+        async with attach.attached(path, stdin=stdin) as attachment:
+            yield attachment
+
+    async def wait_container(self, container: str) -> int:
+        """Wait for the end of the monitor, which comes after the last output and the exit code."""
+        what, wanted = f"waiting for {container}", container
+        while True:
+            text = wanted
+            record = await self._call(lambda house, text=text: house.look(text), what)  # type: ignore[misc]
+            if record.status == "restarting":
+                await anyio.sleep(_STILL_PAUSE_SECONDS)
+                continue
+            if not record.is_alive:
+                if record.started_at is None:
+                    await anyio.sleep(_STILL_PAUSE_SECONDS)
+                    continue
+                return record.exit_code if record.exit_code is not None else 255
+            wanted = record.id
+            await _ended(record)
+
+    async def stop_container(self, container: str, *, timeout_seconds: float) -> None:
+        """Ask a container to end, then kill it."""
+        record = await self._call(lambda house: house.look(container), f"stopping {container}")
+        if not record.is_alive:
+            return
+        await self._call(lambda house: house.stopped_by_hand(record), f"stopping {container}")
+        if record.status == "paused":
+            await self._call(lambda house: house.freeze(record.id, frozen=False), f"unpausing {container}")
+        wanted = record.image.config.stop_signal or "TERM"
+        if timeout_seconds > 0:
+            with suppress(errors.Conflict):
+                await self._call(lambda house: house.signal(record.id, wanted), f"stopping {container}")
+            with anyio.move_on_after(timeout_seconds):
+                await _ended(record)
+        now = await self._call(lambda house: house.look(record.id), f"stopping {container}")
+        if now.is_alive:
+            with suppress(errors.Conflict):
+                await self._call(lambda house: house.signal(record.id, "KILL"), f"killing {container}")
+            await _ended(record)
+            now = await self._call(lambda house: house.look(record.id), f"stopping {container}")
+        await self._call(lambda house: house.note(now, "stop"), f"stopping {container}")
+
+    async def restart_container(self, container: str, *, timeout_seconds: float) -> None:
+        """Stop and start a container."""
+        await self.stop_container(container, timeout_seconds=timeout_seconds)
+        record = await self._call(lambda house: house.start(container), f"starting {container}")
+        await self._call(lambda house: house.note(record, "restart"), f"starting {container}")
+
+    async def pause_container(self, container: str) -> None:
+        """Freeze a container."""
+        await self._call(lambda house: house.freeze(container, frozen=True), f"pausing {container}")
+
+    async def unpause_container(self, container: str) -> None:
+        """Let a frozen container go on."""
+        await self._call(lambda house: house.freeze(container, frozen=False), f"unpausing {container}")
+
+    async def kill_container(self, container: str, signal: str) -> None:
+        """Send a signal to a container's program."""
+        record = await self._call(lambda house: house.signal(container, signal), f"sending {signal} to {container}")
+        if signal.upper().removeprefix("SIG") in ("KILL", "9"):
+            await self._call(lambda house: house.stopped_by_hand(record), f"killing {container}")
+            await _ended(record)
+
+    async def remove_container(self, container: str, *, force: bool, volumes: bool) -> None:
+        """Remove a container, and with `volumes` those without a name."""
+        await self._call(
+            lambda house: house.remove(container, force=force, with_volumes=volumes), f"removing {container}"
+        )
+
+    @asynccontextmanager
+    async def container_logs(
+        self, container: str, query: base.LogQuery, *, tty: bool
+    ) -> AsyncIterator[AsyncIterator[OutputFrame]]:
+        """Read the monitor's log, or follow it."""
+        record = await self._call(lambda house: house.look(container), f"reading the log of {container}")
+        path = life.log_file(self.house, record)
+        if query.follow:
+            # Whether it is over is asked about once the log has nothing more: no lock, no request.
+            async with aclosing(logs.follow(path, query, is_over=lambda: _is_over(self.house, record.id))) as frames:
+                yield frames
+            return
+        left = False
+
+        def read() -> Iterator[OutputFrame]:
+            for frame in logs.read(path, query):
+                if left:
+                    return
+                yield frame
+
+        def leave() -> None:
+            nonlocal left
+            left = True
+
+        async with threads.iterate(read, stop=leave) as items:
+            yield items
+
+    async def update_container(self, container: str, limits: Limits) -> None:
+        """Change a container's limits, now and for later starts."""
+        await self._call(lambda house: house.update(container, limits), f"changing the limits of {container}")
+
+    async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """Read the control groups."""
+        if not ids:
+            return {}
+        return await threads.run(
+            lambda: cgroups.sample_usage(self._sampler.reader, self._sampler.history, ids),
+            deadline_seconds=self._timeout_seconds,
+            what="reading usage",
+        )
+
+    # --------------------------------------------------------------------------------------------------------- commands
+
+    async def create_exec(self, container: str, spec: ExecSpec) -> str:
+        """Prepare a command."""
+
+        def prepare(house: life.House) -> execs.Command:
+            record = house.look(container)
+            if record.status != "running":
+                raise errors.Conflict(f"Container {record.name} is {record.status}.", hint="start or unpause it first")
+            return execs.prepare(house, record, spec)
+
+        made = await self._call(prepare, f"preparing a command in {container}")
+        self._execs[made.id] = made
+        return made.id
+
+    @asynccontextmanager
+    async def start_exec(self, exec_id: str, *, stdin: bytes | None) -> AsyncIterator[base.Attachment]:
+        """Start a prepared command."""
+        command = self._command(exec_id)
+        if command.started:
+            raise errors.Conflict("The command has been started before.", hint="prepare another one")
+        record = await self._call(lambda house: house.look(command.container), "starting a command")
+        async with execs.started(self.house, record, command, stdin=stdin) as attachment:
+            yield attachment
+
+    async def inspect_exec(self, exec_id: str) -> ExecState:
+        """Say how a command stands."""
+        return await self._call(lambda house: self._command(exec_id).state(), "looking at a command")
+
+    async def end_exec(self, container: str, exec_id: str) -> bool:
+        """Kill a command and what it started."""
+        command = self._command(exec_id)
+        if command.exit_code is not None or not command.pid:
+            return command.exit_code is not None
+        ended = await self._call(lambda house: processes.end_tree(command.pid, command.container), "ending the command")
+        until = anyio.current_time() + _EXEC_END_SECONDS
+        while command.state().running and anyio.current_time() < until:  # noqa: ASYNC110  another process's end
+            await anyio.sleep(_EXEC_POLL_SECONDS)
+        return ended and not command.state().running
+
+    def forget_exec(self, exec_id: str) -> None:
+        """Know nothing of a command any more."""
+        self._execs.pop(exec_id, None)
+
+    async def health_checks(self) -> dict[str, Healthcheck]:
+        """Return the health checks of the containers that run, by container id; none before the first call."""
+        house = self._made
+        if house is None:
+            return {}
+
+        def look() -> dict[str, Healthcheck]:
+            running = [one for one in house.containers.all() if one.status == "running"]
+            return {one.id: check for one in running if (check := shapes.healthcheck(one)) is not None}
+
+        return await threads.run(look, deadline_seconds=self._timeout_seconds, what="looking for health checks")
+
+    async def tell_health(self, container: str, *, is_well: bool, output: str, retries: int, counts: bool) -> None:
+        """Note what a health check has found. Raises NotFound."""
+        await self._call(
+            lambda house: house.told_health(container, is_well=is_well, output=output, retries=retries, counts=counts),
+            "noting a health check",
+        )
+
+    def _command(self, exec_id: str) -> execs.Command:
+        if exec_id not in self._execs:
+            raise errors.NotFound(
+                f"{self.name} has no command {exec_id[:12]!r}.",
+                hint="its container may be gone",
+                details={"missing": "exec instance"},
+            )
+        return self._execs[exec_id]
+
+    # ------------------------------------------------------------------------------------------------------------ files
+
+    async def stat_path(self, container: str, path: str) -> PathStat:
+        """Look at a path of a container, running or not."""
+        return await self._call(
+            lambda house: _in_tree(house, house.look(container), lambda tree: tree.stat(path)), f"looking at {path}"
+        )
+
+    async def read_archive(self, container: str, path: str, sink: Callable[[Iterator[bytes]], T]) -> T:
+        """Make a tar of a path."""
+        stopped = False
+
+        def until_stopped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+            for piece in pieces:
+                if stopped:
+                    raise errors.Cancelled("The copy was stopped.")
+                yield piece
+
+        def read() -> T:
+            record = self.house.look(container)
+            return _in_tree(
+                self.house, record, lambda tree: tree.read(path, lambda pieces: sink(until_stopped(pieces)))
+            )
+
+        try:
+            return await threads.run(read, deadline_seconds=None, what=f"copying {path}")
+        finally:
+            stopped = True
+
+    async def write_archive(self, container: str, folder: str, source: Callable[[], Iterator[bytes]]) -> None:
+        """Unpack a tar into a folder of a container."""
+        stopped = False
+
+        def pieces() -> Iterator[bytes]:
+            for piece in source():
+                if stopped:
+                    raise errors.Cancelled("The copy was stopped.")
+                yield piece
+
+        def write() -> None:
+            record = self.house.look(container)
+            _in_tree(self.house, record, lambda tree: tree.write(folder, pieces))
+
+        try:
+            await threads.run(write, deadline_seconds=None, what=f"copying to {folder}")
+        finally:
+            stopped = True
+
+    # ----------------------------------------------------------------------------------------------------------- images
+
+    async def inspect_image(self, image: str) -> ImageState:
+        """Look at an image."""
+        return await self._call(
+            lambda house: shapes.image_state(house.images.image(image)), f"inspecting image {image}"
+        )
+
+    async def image_details(self, image: str) -> ImageDetails:
+        """Look at an image and its layers."""
+        return await self._call(
+            lambda house: shapes.image_details(house.images.image(image)), f"inspecting image {image}"
+        )
+
+    async def list_images(self) -> list[ImageRow]:
+        """List images, newest first."""
+        return await self._call(
+            lambda house: [shapes.image_row(one, self.name) for one in house.images.images()], "listing images"
+        )
+
+    async def untagged_children(self, image: str) -> list[ImageRow]:
+        """List the images without a name that were built right on this one."""
+
+        def rows(house: life.House) -> list[ImageRow]:
+            parent = house.images.image(image)
+            return [shapes.image_row(one, self.name) for one in house.images.children(parent.id) if not one.tags]
+
+        return await self._call(rows, "listing images")
+
+    async def image_users(self) -> dict[str, list[str]]:
+        """Return the names of the containers made of each image."""
+        return await self._call(lambda house: house.image_users(), "listing containers")
+
+    async def tag_image(self, source: str, target: str) -> None:
+        """Give an image another name."""
+
+        def tag(house: life.House) -> None:
+            house.images.tag(source, target)
+            house.journal.note("image", "tag", house.images.image(target).id, target)
+
+        await self._call(tag, f"tagging {source}")
+
+    async def list_image_names(self) -> list[str]:
+        """Return the tagged names of all images."""
+        return await self._call(
+            lambda house: [tag for one in house.images.images() for tag in one.tags], "listing images"
+        )
+
+    def pull_image(
+        self, reference: str, *, platform: str | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
+        """Raise Unsupported: it speaks to no registry yet."""
+        raise errors.Unsupported(
+            f"{self.name} cannot pull {reference}: {_LACKS['pull']}.", hint="use docker or podman to pull it"
+        )
+
+    async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
+        """Remove an image or a tag."""
+
+        def remove(house: life.House) -> tuple[str, ...]:
+            id = house.images.image(image).id
+            gone = house.images.remove(image, force=force, users=house.image_users())
+            house.journal.note("image", "delete" if id in gone else "untag", id, image)
+            return gone
+
+        return await self._call(remove, f"removing image {image}")
+
+    def builder(self, spec: BuildSpec) -> BuilderName:
+        """There is one; what it cannot do it refuses. Raises Unsupported."""
+        return "classic"
+
+    @asynccontextmanager
+    async def build_image(
+        self, spec: BuildSpec, *, context: Callable[[], Iterator[bytes]], dockerfile_name: str
+    ) -> AsyncIterator[AsyncIterator[BuildEvent]]:
+        """Build in a thread; leaving the block ends a running step."""
+        house = await self._call(lambda house: house, "preparing the build")
+        scratch = self._folders.data / "builds"
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        builder = build.Builder(house.images, steps.ContainerSteps(house), scratch=scratch, engine=self.name)
+        async with threads.iterate(
+            lambda: builder.events(spec, context=context, dockerfile_name=dockerfile_name), stop=builder.stop
+        ) as events:
+            yield events
+
+    async def build_cache(self) -> BuildCache:
+        """Raise Unsupported: the cache is images."""
+        raise self._no_cache()
+
+    async def prune_build_cache(self, *, older_than_seconds: float) -> int:
+        """Raise Unsupported: the cache is images."""
+        raise self._no_cache()
+
+    def _no_cache(self) -> errors.Unsupported:
+        return errors.Unsupported(
+            f"{self.name} has no build cache to look at: the steps of its builds are untagged images.",
+            hint="prune images instead; engine='docker' has a build cache",
+        )
+
+    # ------------------------------------------------------------------------------------------- volumes and networks
+
+    async def list_volumes(self) -> list[VolumeRow]:
+        """List volumes by name."""
+        return await self._call(lambda house: house.volumes.rows(house.volume_users()), "listing volumes")
+
+    async def create_volume(self, spec: VolumeSpec) -> VolumeRow:
+        """Create a volume."""
+
+        def create(house: life.House) -> VolumeRow:
+            row = house.volumes.create(spec)
+            house.journal.note("volume", "create", row.name, row.name, {"driver": row.driver})
+            return row
+
+        return await self._call(create, f"creating volume {spec.name}")
+
+    async def remove_volume(self, volume: str, *, force: bool) -> None:
+        """Remove a volume and what is in it."""
+
+        def remove(house: life.House) -> None:
+            house.volumes.remove(volume, users=house.volume_users(), force=force)
+            house.journal.note("volume", "destroy", volume, volume)
+
+        await self._call(remove, f"removing volume {volume}")
+
+    async def volume_sizes(self) -> dict[str, int]:
+        """Return the bytes of each volume."""
+        return await self._call(lambda house: house.volumes.sizes(), "measuring volumes")
+
+    async def list_networks(self) -> list[NetworkRow]:
+        """List networks by name."""
+        return await self._call(lambda house: house.networks.rows(house.network_users()), "listing networks")
+
+    async def create_network(self, spec: NetworkSpec) -> NetworkRow:
+        """Create a network."""
+
+        def create(house: life.House) -> NetworkRow:
+            row = house.networks.create(spec)
+            house.journal.note("network", "create", row.id, row.name, {"name": row.name})
+            return row
+
+        return await self._call(create, f"creating network {spec.name}")
+
+    async def remove_network(self, network: str) -> None:
+        """Remove a network."""
+
+        def remove(house: life.House) -> None:
+            row = house.networks.find(network)
+            house.networks.remove(network, users=house.network_users())
+            house.journal.note("network", "destroy", row.id, row.name, {"name": row.name})
+
+        await self._call(remove, f"removing network {network}")
+
+    async def connect_network(self, network: str, container: str, *, aliases: Sequence[str] = ()) -> None:
+        """Connect a container to a network."""
+        await self._call(
+            lambda house: house.connect(network, container, aliases=aliases), f"connecting {container} to {network}"
+        )
+
+    async def disconnect_network(self, network: str, container: str, *, force: bool) -> None:
+        """Disconnect a container from a network."""
+        await self._call(lambda house: house.disconnect(network, container, force=force), f"disconnecting {container}")
+
+    # ----------------------------------------------------------------------------------------------------------- events
+
+    @asynccontextmanager
+    async def events(self, query: EventQuery) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        """Read what happened, and follow what happens until `until`."""
+        house = await self._call(lambda house: house, "reading events")
+        async with threads.task_group() as tasks:
+            if query.until is not None:
+                tasks.start_soon(self.watch)
+            async with aclosing(house.journal.follow(query)) as found:
+                yield found
+            tasks.cancel_scope.cancel()
+
+    async def watch(self) -> None:
+        """Notice at once whose program has ended, though nobody looks at it, until cancelled."""
+        seen = -1
+        while True:
+            house = self._made
+            if house is not None:
+                now = house.ends()
+                if now != seen:
+                    seen = now
+                    await self._call(lambda house: house.all(), "looking at the containers")
+            await anyio.sleep(_WATCH_SECONDS)
+
+    async def aclose(self) -> None:
+        """There is no connection: containers go on."""
+        self._execs.clear()
+
+
+def _has_labels(row: ContainerRow, wanted: Sequence[str]) -> bool:
+    pairs = (one.partition("=") for one in wanted)
+    return all(name in row.labels and (not sign or row.labels[name] == value) for name, sign, value in pairs)
+
+
+def _is_over(house: life.House, container_id: str) -> bool:
+    try:
+        return not house.look(container_id).is_alive
+    except errors.NotFound:
+        return True
+
+
+async def _ended(record: Record) -> None:
+    """Wait until a container's monitor has ended, or its program where the monitor is gone."""
+    # The monitor of one that is to run again lives until that is done.
+    for one in (record.first, record.monitor if record.restart.name == "no" else None):
+        if one is None:
+            continue
+        try:
+            descriptor = os.pidfd_open(one.pid)
+        except OSError:
+            continue
+        try:
+            if one.is_alive:
+                await anyio.wait_readable(descriptor)
+        finally:
+            with suppress(OSError):
+                anyio.notify_closing(descriptor)
+            os.close(descriptor)
+
+
+def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
+    """Do something with a container's files: those that its program sees, or what would be there if it ran."""
+    if record.first is not None and record.first.is_alive and record.is_alive:
+        return do(files.Tree(Path(f"/proc/{record.first.pid}/root")))
+    folder = house.containers.folder(record.id)
+    with house.containers.hold(record.id):
+        was_mounted = overlay.is_mounted(folder / "merged")
+        if not was_mounted:
+            house.mount(record)
+        try:
+            return do(files.Tree(folder / "merged", mounts=record.mounts, read_only=record.spec.read_only_rootfs))
+        finally:
+            if not was_mounted:
+                overlay.unmount(folder / "merged")

@@ -1,0 +1,711 @@
+"""What is the life of a container here: made, prepared, started, ended, removed, found again after a crash?
+
+Every step is taken under the container's lock and leaves a record that tells the next process how far it came. Nothing watches: whoever
+looks at a container whose program has ended takes away what it was surrounded with.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import select
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.embedded import (
+    bundle,
+    content,
+    events,
+    limits,
+    network,
+    objects,
+    overlay,
+    probe,
+    restarts,
+    runtime,
+    seccomp,
+    shapes,
+    state,
+    users,
+    volumes,
+)
+from codomyrmex_containerization.engines.embedded.state import Record
+from codomyrmex_containerization.models.container import (
+    ContainerSpec,
+    ContainerStatus,
+    HealthStatus,
+    Limits,
+    Mount,
+    MountPoint,
+)
+from codomyrmex_containerization.models.details import NetworkAttachment
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
+_OTHERS = "use docker or podman"
+_KILL_SECONDS = 10.0
+_BY_CONTROL_GROUP = frozenset({"memory_bytes", "memory_reservation_bytes", "cpus", "cpu_shares", "pids_limit"})
+# As linux/capability.h numbers them.
+_CAPABILITIES = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT
+    SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG
+    WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE""".split()
+_NOT_STARTED = re.compile(
+    r"executable file|no such file|not found|permission denied|exec format|is a directory|not a directory|exec:|execve|open executable",
+    re.IGNORECASE,
+)
+
+
+class House:
+    """All of one engine's stores, and what is done to containers in them; every method blocks."""
+
+    def __init__(self, folders: objects.Folders, *, engine: str) -> None:
+        self.engine = engine
+        self.folders = folders
+        for folder in (folders.data, folders.run):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.containers = state.Containers(folders, engine=engine)
+        self.images = content.ContentStore(folders, engine=engine)
+        self.volumes = volumes.VolumeStore(folders, engine=engine)
+        self.networks = network.Networks(folders, engine=engine)
+        self.journal = events.Journal(folders.data / "events", engine=engine)
+        self.filters = seccomp.FilterCache(folders.data / "seccomp")
+        self._found: probe.Runtime | None = None
+        self._runtime: runtime.Runtime | None = None
+
+    # ----------------------------------------------------------------------------------------------------- what there is
+
+    @property
+    def found(self) -> probe.Runtime:
+        """The OCI runtime that works here. Raises EngineUnavailable, naming what to install."""
+        if self._found is None:
+            self._found = probe.find_runtime(self.folders.data / "probe")
+        return self._found
+
+    @property
+    def runtime(self) -> runtime.Runtime:
+        """The runtime and conmon. Raises EngineUnavailable."""
+        if self._runtime is None:
+            conmon, _ = probe.find_conmon()
+            self._runtime = runtime.Runtime(self.found.path, conmon, self.folders, prefix=self.found.prefix)
+        return self._runtime
+
+    @functools.cached_property
+    def powers(self) -> tuple[str, ...]:
+        """The capabilities that this kernel has."""
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+        return tuple(_CAPABILITIES[: last + 1])
+
+    def note(self, record: Record, action: str, **attributes: str) -> None:
+        """Remember that something happened to a container."""
+        self.journal.note(
+            "container", action, record.id, record.name, {"image": record.spec.image, **record.labels, **attributes}
+        )
+
+    def look(self, text: str) -> Record:
+        """Return a container as it is now. Raises NotFound, Ambiguous."""
+        return self.fresh(self.containers.find(text))
+
+    def all(self) -> list[Record]:
+        """Return all containers as they are now, the newest first."""
+        found = []
+        for record in self.containers.all():
+            with suppress(errors.NotFound):
+                found.append(self.fresh(record))
+        return found
+
+    def fresh(self, record: Record) -> Record:
+        """Return a record that knows of its program's end. Raises NotFound when it has just gone."""
+        if not self._has_ended(record):
+            return record
+        with self.containers.hold(record.id) as now:
+            return self._finished(now) if self._has_ended(now) else now
+
+    def ends(self) -> int:
+        """Return a number that changes whenever a container's program ends."""
+        try:
+            return self.folders.exits.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    @staticmethod
+    def _has_ended(record: Record) -> bool:
+        return record.status in ("running", "paused") and not (record.first and record.first.is_alive)
+
+    # ------------------------------------------------------------------------------------------------------------- made
+
+    def create(self, spec: ContainerSpec) -> Record:
+        """Enter a container. What cannot be honoured is refused, never left out."""
+        _require_possible(spec)
+        image = self.images.image(spec.image)
+        name = (spec.name or "").removeprefix("/") or self.containers.new_name()
+        if not _NAME.match(name):
+            raise errors.InvalidArgument(
+                f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
+            )
+        self._require_limits(spec.limits)
+        networks = self._networks_of(spec)
+        record = Record(
+            id=state.new_id(),
+            name=name,
+            created=state.now(),
+            spec=spec,
+            image=image,
+            networks=networks,
+            limits=spec.limits,
+            restart=spec.restart,
+            ports=spec.ports,
+            labels={**image.config.labels, **spec.labels},
+        )
+        if not (*record.entrypoint, *record.command):
+            raise errors.InvalidArgument("No command was given, and the image has none.", hint="pass a command")
+        self._require_free(name)
+        made: list[str] = []
+        try:
+            record = self.containers.add(replace(record, mounts=self._mount_points(record, made)))
+        except BaseException:
+            for volume in made:
+                with suppress(errors.ContainerizationError):
+                    self.volumes.remove(volume, users={}, force=True)
+            raise
+        self.note(record, "create")
+        return record
+
+    def _require_limits(self, wanted: Limits) -> None:
+        limits.resources(wanted)
+        given = {name for name, value in limits.plain(wanted).items() if value is not None}
+        missing = sorted(given & _BY_CONTROL_GROUP - self.found.limits)
+        if missing:
+            raise errors.Unsupported(
+                f"{self.engine} cannot limit {' and '.join(missing)} here: there is no control group for it.",
+                hint="leave the limit out, run as root, or use docker or podman",
+            )
+
+    def _require_free(self, name: str) -> None:
+        # Before volumes are made; whoever is quicker all the same is noticed when the name is taken.
+        with suppress(errors.NotFound):
+            holder = self.containers.find(name)
+            if holder.name == name:
+                raise errors.Conflict(
+                    f"The name {name!r} is already in use by container {holder.id[:12]}.",
+                    hint="choose another name, or remove that container first",
+                )
+
+    def _networks_of(self, spec: ContainerSpec) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        wanted = "bridge" if spec.network in (None, "default") else str(spec.network)
+        return ((self.networks.find(wanted).name, ()),)
+
+    def _mount_points(self, record: Record, made: list[str]) -> tuple[MountPoint, ...]:
+        given = {mount.target.rstrip("/") or "/": mount for mount in record.spec.mounts}
+        for target in record.image.config.volumes:
+            given.setdefault(target.rstrip("/") or "/", Mount("volume", target))
+        return tuple(self._mount_point(mount, made) for mount in given.values())
+
+    def _mount_point(self, mount: Mount, made: list[str]) -> MountPoint:
+        if not mount.target.startswith("/") or ".." in mount.target.split("/"):
+            raise errors.InvalidArgument(f"{mount.target!r} is no place to mount at.", hint="give an absolute path")
+        if mount.type == "tmpfs":
+            return MountPoint("tmpfs", "", mount.target, mount.read_only)
+        if mount.type == "bind":
+            if not Path(mount.source).exists():
+                raise errors.InvalidArgument(
+                    f"The bind source path does not exist: {mount.source}.", hint="make it first, or name another one"
+                )
+            return MountPoint("bind", mount.source, mount.target, mount.read_only)
+        name = mount.source
+        if name:
+            known = {row.name for row in self.volumes.rows({})}
+            folder = self.volumes.ensure(name, mount.labels)
+            if name not in known:
+                made.append(name)
+        else:
+            name = self.volumes.anonymous(mount.labels)
+            made.append(name)
+            folder = self.volumes.ensure(name, mount.labels)
+        return MountPoint("volume", str(folder), mount.target, mount.read_only, name)
+
+    # --------------------------------------------------------------------------------------------------------- prepared
+
+    def prepare(self, container_id: str, *, stdin: bool = False) -> Record:
+        """Give a container its file system, its network and its processes' walls, so that it only waits to be started."""
+        with self.containers.hold(container_id) as record:
+            return record if record.is_alive else self._prepared(record, stdin=stdin)
+
+    def _prepared(self, record: Record, *, stdin: bool = False) -> Record:
+        if record.prepared and record.first and record.first.is_alive:
+            return record
+        self._take_down(record)
+        try:
+            self.mount(record)
+            attached = self.connect_networks(record)
+            folder = self.containers.folder(record.id)
+            uncompiled = self.write_bundle(record, folder, attached)
+            command = self._exit_command(record)
+            made = self.runtime.create(record.id, folder, stdin=stdin or record.spec.stdin_open, exit_command=command)
+            if uncompiled is not None:
+                self.filters.put_from(uncompiled, self.found.version, self.folders.runtime / record.id)
+        except BaseException as error:
+            self._take_down(record)
+            raise self._said(error, record) from error
+        ports, attachments = (attached.ports, attached.networks) if attached else (record.spec.ports, ())
+        return self.containers.write(
+            replace(
+                record,
+                prepared=True,
+                first=state.process(made.pid),
+                monitor=state.process(made.monitor_pid),
+                ports=ports,
+                attachments=attachments,
+            )
+        )
+
+    def mount(self, record: Record) -> None:
+        """Put a container's file system together at its folder `merged`; the container is held."""
+        folder = self.containers.folder(record.id)
+        for name in ("merged", "upper", "work"):
+            (folder / name).mkdir(mode=0o755, exist_ok=True)
+        overlay.mount(
+            self.images.layer_folders(record.image),
+            upper=folder / "upper",
+            work=folder / "work",
+            target=folder / "merged",
+        )
+        for mount in record.mounts:
+            if mount.type == "volume":
+                self.volumes.fill(mount.name, folder / "merged", mount.target)
+
+    def connect_networks(self, record: Record) -> network.Attached | None:
+        """Give a container its network; None for the host's own."""
+        if any(name == "host" for name, _ in record.networks):
+            return None
+        return self.networks.set_up(record.id, name=record.name, networks=record.networks, ports=record.spec.ports)
+
+    def write_bundle(self, record: Record, folder: Path, attached: network.Attached | None) -> Mapping[str, Any] | None:
+        """Write down in a folder what the runtime is to make of the file system in its folder `merged`.
+
+        Returns the profile of system calls that the runtime has to compile, where its filter can be kept for the next time.
+        """
+        merged = folder / "merged"
+        words, hidden = [*record.entrypoint, *record.command], [mount.target for mount in record.mounts]
+        users.require_program(words, merged, env=record.env, workdir=record.workdir, hidden=hidden)
+        powers = bundle.capabilities(record, self.powers)
+        profile = None if record.spec.privileged else seccomp.profile(powers)
+        keeps = profile is not None and self.found.kind == "crun"
+        compiled = self.filters.get(profile, self.found.version) if keeps and profile is not None else None
+        around = bundle.Surroundings(
+            root=str(merged),
+            user=users.find(record.user, merged),
+            netns=str(attached.netns) if attached and attached.netns else None,
+            host_network=attached is None,
+            cgroup=limits.cgroup_path(record.id) if self.found.cgroups != "none" else "",
+            resources=limits.resources(record.limits),
+            rlimits=limits.rlimits(record.limits),
+            seccomp=profile if compiled is None else None,
+            annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
+            files=self._files(record, folder, attached),
+            init=_init(),
+        )
+        state.write_whole(folder / "config.json", bundle.encoded(bundle.config(record, around, powers=powers)))
+        return profile if keeps and compiled is None else None
+
+    @staticmethod
+    def _files(record: Record, folder: Path, attached: network.Attached | None) -> dict[str, str]:
+        names = (
+            [f"{one.ip_address}\t{record.hostname} {record.name}" for one in attached.networks if one.ip_address]
+            if attached
+            else []
+        )
+        lines = {
+            "hosts": ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", *names],
+            "hostname": [record.hostname],
+            "resolv.conf": [f"nameserver {one}" for one in attached.nameservers] if attached else _host_resolver(),
+        }
+        for name, text in lines.items():
+            # Written in place: a container that runs has the file itself.
+            (folder / name).write_text("".join(f"{line}\n" for line in text))
+            (folder / name).chmod(0o644)
+        return {f"/etc/{name}": str(folder / name) for name in lines}
+
+    def _exit_command(self, record: Record) -> Sequence[str]:
+        if record.restart.name == "no":
+            return ()
+        return restarts.command(self.folders, self.engine, record.id)
+
+    def _said(self, error: BaseException, record: Record) -> BaseException:
+        if not isinstance(error, runtime.RuntimeFailed):
+            return error
+        return self.refusal(str(error), f"starting container {record.name}")
+
+    def refusal(self, reason: str, doing: str) -> errors.ContainerizationError:
+        """Return the error for what the runtime refused."""
+        said = f"{self.engine} says, while {doing}: {reason}"
+        if _NOT_STARTED.search(reason):
+            return errors.CommandFailed(said, hint=users.PROGRAM_HINT)
+        return errors.EngineUnavailable(said, hint="look at the reason; container_runtime_status says what works here")
+
+    # ---------------------------------------------------------------------------------------------------------- started
+
+    def start(self, text: str) -> Record:
+        """Start a container; one that runs stays as it is. Raises NotFound, Conflict (frozen, port taken), CommandFailed."""
+        with self.containers.hold(self.look(text).id) as record:
+            if record.status == "paused":
+                raise errors.Conflict(f"Container {record.name} is paused.", hint="unpause it first")
+            if record.is_alive:
+                return record
+            return self.begin(replace(record, restart_count=0))
+
+    def begin(self, record: Record) -> Record:
+        """Start a container that is held."""
+        record = self.containers.write(replace(record, stopped_by_hand=False))
+        try:
+            ready = replace(self._prepared(record), restart_count=record.restart_count)
+            self.runtime.start(record.id)
+        except runtime.RuntimeFailed as error:
+            self._take_down(record)
+            failure = self.refusal(str(error), f"starting container {record.name}")
+            self._not_started(record, failure)
+            raise failure from error
+        except errors.ContainerizationError as error:
+            self._not_started(record, error)
+            raise
+        health: HealthStatus = "starting" if shapes.healthcheck(record) is not None else "none"
+        running = self.containers.write(
+            replace(
+                ready,
+                status="running",
+                started_at=state.now(),
+                finished_at=None,
+                exit_code=None,
+                oom_killed=False,
+                error="",
+                health=health,
+                health_failures=0,
+                health_output="",
+            )
+        )
+        self.note(running, "start")
+        return running
+
+    def _not_started(self, record: Record, error: errors.ContainerizationError) -> None:
+        code = 127 if isinstance(error, errors.CommandFailed) else 126
+        status: ContainerStatus = "created" if record.started_at is None else "exited"
+        self.containers.write(
+            replace(
+                record, status=status, prepared=False, first=None, monitor=None, error=error.message, exit_code=code
+            )
+        )
+
+    # ------------------------------------------------------------------------------------------------------------ ended
+
+    def _finished(self, record: Record) -> Record:
+        """Note a program's end and take down what surrounded it; the container is held."""
+        code, moment = self._exit(record)
+        folder = self.containers.folder(record.id)
+        oom = limits.oom_killed(record.id, folder)
+        self._take_down(record)
+        again = restarts.is_to_run_again(record, code)
+        ended = self.containers.write(
+            replace(
+                record,
+                status="restarting" if again else "exited",
+                prepared=False,
+                first=None,
+                monitor=None,
+                exit_code=code,
+                finished_at=moment,
+                oom_killed=oom,
+                error="" if code is not None else "its monitor ended with it: the exit code is not known",
+                ports=record.spec.ports,
+                attachments=(),
+            )
+        )
+        if oom:
+            self.note(ended, "oom")
+        self.note(ended, "die", exitCode="" if code is None else str(code))
+        return ended
+
+    def _exit(self, record: Record) -> tuple[int | None, datetime]:
+        path = self.runtime.exit_file(record.id)
+        if record.monitor is not None and record.monitor.is_alive:
+            # It writes the code once the last output was read.
+            _wait_for_file(path, record.monitor)
+        try:
+            moment = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+            return int(path.read_text()), moment
+        except (OSError, ValueError):
+            return None, state.now()
+
+    def _take_down(self, record: Record) -> None:
+        self.take_down(record.id, self.containers.folder(record.id))
+
+    def take_down(self, container_id: str, folder: Path) -> None:
+        """Take away a container's walls, network and mounts; all that is not there is left alone."""
+        with suppress(runtime.RuntimeFailed):
+            self.runtime.delete(container_id)
+        limits.remove_cgroups(container_id)
+        self.networks.tear_down(container_id)
+        overlay.unmount(folder / "merged")
+        with suppress(OSError):
+            self.runtime.exit_file(container_id).unlink()
+
+    def signal(self, text: str, name: str) -> Record:
+        """Send a signal to a container's program. Raises NotFound, Conflict (not running), InvalidArgument (no such signal)."""
+        record = self.look(text)
+        number = users.signal_number(name)
+        if record.status not in ("running", "paused"):
+            raise errors.Conflict(f"Container {record.name} is not running.", hint="start it first")
+        with suppress(runtime.RuntimeFailed):
+            if record.status == "paused" and number == users.KILL:
+                self.runtime.resume(record.id)
+        try:
+            self.runtime.kill(record.id, str(number))
+        except runtime.RuntimeFailed as error:
+            if self.look(record.id).status == "running" and record.first and record.first.is_alive:
+                raise self.refusal(str(error), f"sending {name} to {record.name}") from error
+        self.note(record, "kill", signal=str(number))
+        return record
+
+    def stopped_by_hand(self, record: Record) -> None:
+        """Remember that somebody wants a container not to run: its restart policy is void until it is started."""
+        with self.containers.hold(record.id) as now:
+            status: ContainerStatus = "exited" if now.status == "restarting" else now.status
+            self.containers.write(replace(now, stopped_by_hand=True, status=status))
+
+    def freeze(self, text: str, *, frozen: bool) -> None:
+        """Freeze a container or let it go on. Raises NotFound, Conflict."""
+        wanted: ContainerStatus = "running" if frozen else "paused"
+        other: ContainerStatus = "paused" if frozen else "running"
+        with self.containers.hold(self.look(text).id) as record:
+            if record.status != wanted:
+                raise errors.Conflict(
+                    f"Container {record.name} is {record.status}, not {wanted}.",
+                    hint="see its state with container_inspect",
+                )
+            try:
+                (self.runtime.pause if frozen else self.runtime.resume)(record.id)
+            except runtime.RuntimeFailed as error:
+                raise self.refusal(str(error), f"{'pausing' if frozen else 'unpausing'} {record.name}") from error
+            self.note(self.containers.write(replace(record, status=other)), "pause" if frozen else "unpause")
+
+    def update(self, text: str, changed: Limits) -> None:
+        """Change a container's limits, now and for later starts. Raises NotFound, Unsupported, InvalidArgument."""
+        with self.containers.hold(self.look(text).id) as record:
+            given = {name: value for name, value in limits.plain(changed).items() if value is not None}
+            merged = replace(record.limits, **given)
+            self._require_limits(merged)
+            document = limits.update_document(changed)
+            if record.status in ("running", "paused"):
+                try:
+                    self.runtime.update(record.id, document)
+                except runtime.RuntimeFailed as error:
+                    raise self.refusal(str(error), f"changing the limits of {record.name}") from error
+            self.note(self.containers.write(replace(record, limits=merged)), "update")
+
+    def told_health(self, container_id: str, *, is_well: bool, output: str, retries: int, counts: bool) -> None:
+        """Note what a health check has found; `counts` is False for a failure while the program is still given time."""
+        with self.containers.hold(container_id) as record:
+            if record.status != "running":
+                return
+            failures = 0 if is_well else record.health_failures + int(counts)
+            health: HealthStatus = "healthy" if is_well else ("unhealthy" if failures >= retries else record.health)
+            self.containers.write(replace(record, health=health, health_failures=failures, health_output=output))
+        if health != record.health:
+            self.note(record, f"health_status: {health}")
+
+    # ---------------------------------------------------------------------------------------------------------- removed
+
+    def remove(self, text: str, *, force: bool, with_volumes: bool) -> None:
+        """Remove a container. Raises NotFound, Conflict (running and not forced)."""
+        found = self.look(text)
+        if found.is_alive and not force:
+            raise errors.Conflict(f"Container {found.name} is {found.status}.", hint="stop it first or pass force=true")
+        with self.containers.hold(found.id) as record:
+            if self._has_ended(record):
+                record = self._finished(record)
+            if record.is_alive:
+                if not force:
+                    raise errors.Conflict(
+                        f"Container {record.name} is {record.status}.", hint="stop it first or pass force=true"
+                    )
+                record = self._killed(record)
+            self._take_down(record)
+            self._erase(record)
+        self.note(record, "destroy")
+        for mount in record.mounts:
+            if with_volumes and mount.type == "volume" and _ANONYMOUS.match(mount.name):
+                with suppress(errors.ContainerizationError):
+                    self.volumes.remove(mount.name, users=self.volume_users(), force=False)
+
+    def _killed(self, record: Record) -> Record:
+        record = self.containers.write(replace(record, stopped_by_hand=True))
+        if record.first is not None and record.first.is_alive:
+            with suppress(runtime.RuntimeFailed):
+                if record.status == "paused":
+                    self.runtime.resume(record.id)
+                self.runtime.kill(record.id, str(users.KILL))
+            if not wait_for_end(record.first, seconds=_KILL_SECONDS):
+                raise errors.Conflict(
+                    f"Container {record.name} does not end: the kernel holds its processes back.",
+                    hint="try again later",
+                )
+        return self._finished(record)
+
+    def _erase(self, record: Record) -> None:
+        folder = self.containers.folder(record.id)
+        if overlay.is_mounted(folder / "merged"):
+            raise errors.Conflict(f"Something still uses the files of {record.name}.", hint="end it, then try again")
+        # The record goes first: what is left without one is nobody's, and is swept away at the next start.
+        self.containers.forget(record)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # ----------------------------------------------------------------------------------------------------- who uses what
+
+    def volume_users(self) -> dict[str, list[str]]:
+        """Return the names of the containers that mount each volume."""
+        users: dict[str, list[str]] = {}
+        for record in self.containers.all():
+            for name in sorted({mount.name for mount in record.mounts if mount.type == "volume"}):
+                users.setdefault(name, []).append(record.name)
+        return users
+
+    def network_users(self) -> dict[str, list[str]]:
+        """Return the names of the containers that are connected to each network."""
+        users: dict[str, list[str]] = {}
+        for record in self.containers.all():
+            for name, _ in record.networks:
+                users.setdefault(name, []).append(record.name)
+        return users
+
+    def image_users(self) -> dict[str, list[str]]:
+        """Return the names of the containers made of each image, by image id."""
+        users: dict[str, list[str]] = {}
+        for record in self.containers.all():
+            users.setdefault(record.image.id, []).append(record.name)
+        return users
+
+    def connect(self, wanted: str, text: str, *, aliases: Sequence[str]) -> None:
+        """Connect a container to a network. Raises NotFound, Conflict."""
+        row = self.networks.find(wanted)
+        with self.containers.hold(self.look(text).id) as record:
+            if row.name in [name for name, _ in record.networks]:
+                raise errors.Conflict(
+                    f"Container {record.name} is connected to {row.name} already.", hint="there is nothing to do"
+                )
+            if row.name in ("none", "host") or any(name in ("none", "host") for name, _ in record.networks):
+                raise errors.Conflict(
+                    f"{row.name} cannot be had beside other networks.", hint="connect to a network that was created"
+                )
+            attachments = record.attachments
+            if record.is_alive:
+                self.networks.connect(record.id, row.name, aliases=aliases, name=record.name)
+                attachments = self._attachments(record)
+            networks = (*record.networks, (row.name, tuple(aliases)))
+            self.containers.write(replace(record, networks=networks, attachments=attachments))
+
+    def disconnect(self, wanted: str, text: str, *, force: bool) -> None:
+        """Disconnect a container from a network. Raises NotFound, Conflict."""
+        row = self.networks.find(wanted)
+        with self.containers.hold(self.look(text).id) as record:
+            if row.name not in [name for name, _ in record.networks]:
+                raise errors.Conflict(
+                    f"Container {record.name} is not connected to {row.name}.",
+                    hint="see its networks with container_inspect",
+                )
+            attachments = record.attachments
+            if record.is_alive:
+                self.networks.disconnect(record.id, row.name)
+                attachments = self._attachments(record)
+            networks = tuple(one for one in record.networks if one[0] != row.name)
+            self.containers.write(replace(record, networks=networks or (("none", ()),), attachments=attachments))
+
+    def _attachments(self, record: Record) -> tuple[NetworkAttachment, ...]:
+        attached = self.networks.attached(record.id)
+        return attached.networks if attached is not None else ()
+
+    # ---------------------------------------------------------------------------------------------------------- recovery
+
+    def recover(self) -> list[str]:
+        """After a crash or a reboot: note who has ended, take down what belongs to nobody. Returns what was found."""
+        found = []
+        alive: set[str] = set()
+        for record in self.containers.all():
+            with suppress(errors.ContainerizationError):
+                now = self.fresh(record)
+                if now.is_alive or (now.prepared and now.first and now.first.is_alive):
+                    alive.add(now.id)
+                if now.status != record.status:
+                    found.append(f"container {now.name} had ended")
+        known = set(self.containers.ids())
+        found += self._sweep(known - alive, known)
+        return found + self.networks.recover(alive)
+
+    def _sweep(self, dead: Collection[str], known: Collection[str]) -> list[str]:
+        found = []
+        for id in dead:
+            merged = self.containers.folder(id) / "merged"
+            if overlay.is_mounted(merged):
+                overlay.unmount(merged)
+                found.append(f"a mount of container {id[:12]}")
+        for id in known:
+            folder = self.containers.folder(id)
+            if not any((folder / name).exists() for name in ("container.json", "container.json.damaged")):
+                shutil.rmtree(folder, ignore_errors=True)
+                found.append(f"the folder of container {id[:12]}")
+        return found
+
+
+def wait_for_end(process: state.Process, *, seconds: float) -> bool:
+    """Wait until a process has ended; False when it did not in that time."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return True
+    try:
+        if not process.is_alive:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000)) or not process.is_alive
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_file(path: Path, monitor: state.Process) -> None:
+    step_seconds, left_seconds = 0.002, _KILL_SECONDS
+    while not path.exists() and left_seconds > 0:
+        if wait_for_end(monitor, seconds=step_seconds):
+            return
+        left_seconds -= step_seconds
+
+
+def _init() -> str | None:
+    return shutil.which("catatonit", path="/usr/libexec/podman:/usr/bin:/usr/local/bin")
+
+
+def _host_resolver() -> list[str]:
+    with suppress(OSError):
+        return Path("/etc/resolv.conf").read_text("utf-8", "replace").splitlines()
+    return []
+
+
+def _require_possible(spec: ContainerSpec) -> None:
+    if any(mount.type == "image" for mount in spec.mounts):
+        raise errors.Unsupported("embedded mounts no images.", hint=_OTHERS)
+    if spec.network is not None and spec.network.startswith(("container:", "ns:")):
+        raise errors.Unsupported(f"embedded cannot join the network {spec.network!r}.", hint=_OTHERS)
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    if spec.platform is not None and spec.platform.split("/")[:2] != ["linux", machine]:
+        raise errors.Unsupported(f"embedded has no platform {spec.platform!r}; it is linux/{machine}.", hint=_OTHERS)
+
+
+def log_file(house: House, record: Record) -> Path:
+    """Where a container's log is."""
+    return runtime.log_file(house.containers.folder(record.id))

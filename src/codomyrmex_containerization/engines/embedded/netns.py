@@ -1,0 +1,81 @@
+"""How does a network namespace come to be, how is it kept without a process in it, and how does it go?
+
+Source: https://man7.org/linux/man-pages/man7/network_namespaces.7.html
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from codomyrmex_containerization import errors, process
+from codomyrmex_containerization.engines.embedded import kernel
+
+_SECONDS = 20.0
+_REMEDY = "apt-get install util-linux iproute2, or use docker or podman"
+
+
+def make(path: Path) -> None:
+    """Make a network namespace in which loopback alone is up, kept at `path`. Raises Unsupported, EngineUnavailable."""
+    remove(path)
+    unshare, ip = process.find("unshare"), process.find("ip")
+    if unshare is None or ip is None:
+        raise errors.Unsupported("embedded makes networks with the programs unshare and ip.", hint=_REMEDY)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        # unshare keeps the namespace at the path, then becomes the program that raises loopback, which ends.
+        argv = [str(unshare), f"--net={path}", "--", str(ip), "link", "set", "lo", "up"]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        remove(path)
+        raise _failed(str(error)) from error
+    if done.returncode != 0 or not is_there(path):
+        remove(path)
+        raise _failed(done.stderr.decode(errors="replace").strip())
+
+
+def run(path: Path, argv: Sequence[str]) -> None:
+    """Run a program of this host's in a namespace. Raises EngineUnavailable, OSError."""
+    enter = process.find("nsenter")
+    if enter is None:
+        raise errors.Unsupported("embedded enters networks with the program nsenter.", hint=_REMEDY)
+    words = [str(enter), f"--net={path}", "--", *argv]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+    if done.returncode != 0:
+        raise _failed(done.stderr.decode(errors="replace").strip())
+
+
+def is_there(path: Path) -> bool:
+    """Whether a namespace is kept at this path."""
+    try:
+        return path.stat().st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Let a namespace go; it ends with the last process in it. Does nothing when there is none. Raises EngineUnavailable."""
+    while is_there(path):
+        try:
+            kernel.unmount(str(path), kernel.MNT_DETACH)
+        except OSError as error:
+            raise errors.EngineUnavailable(
+                f"A network namespace cannot be let go: {error.strerror}.",
+                hint=f"look what holds {path}, then try again",
+            ) from error
+    with suppress(OSError):
+        path.unlink()
+
+
+def _failed(why: str) -> errors.ContainerizationError:
+    if os.geteuid() != 0:
+        return errors.Unsupported(
+            f"This user may make no network namespace: {why}.", hint="run as root, or use docker or podman"
+        )
+    return errors.EngineUnavailable(
+        f"A network namespace cannot be made: {why}.", hint="check that this host allows namespaces and mounts"
+    )

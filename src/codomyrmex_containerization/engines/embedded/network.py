@@ -1,0 +1,320 @@
+"""Which networks are there, and how does a container come into them and out again?
+
+Created networks are bridges of the host's. The network `bridge` is a stack in a process for each container: quick to set up, without
+rules of the host's, and nothing is left of it when the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.embedded import (
+    bridge,
+    netns,
+    network_links,
+    network_ports,
+    network_store,
+    network_subnets,
+    objects,
+    slirp,
+    state,
+)
+from codomyrmex_containerization.engines.embedded.network_links import Link, Links
+from codomyrmex_containerization.engines.embedded.network_store import Network
+from codomyrmex_containerization.models.container import PortMapping
+from codomyrmex_containerization.models.details import NetworkAttachment
+from codomyrmex_containerization.models.storage import NetworkRow, NetworkSpec
+
+_SHOWN_USERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a container has of networks: its namespace, its places in them, its ports with the host's real ones."""
+
+    netns: Path
+    networks: tuple[NetworkAttachment, ...]
+    ports: tuple[PortMapping, ...]
+    nameservers: tuple[str, ...]
+
+
+class Networks:
+    """The networks of one data folder; usable from several threads and processes."""
+
+    def __init__(self, folders: objects.Folders, *, engine: str) -> None:
+        self._engine = engine
+        self._definitions = network_store.Definitions(folders, engine=engine)
+        self._notes = network_links.Notes(folders.run / "net")
+        self._namespaces = folders.run / "netns"
+        self._dns = folders.run / "dns"
+
+    # ------------------------------------------------------------------------------------------------------ definitions
+
+    def rows(self, users: Mapping[str, Sequence[str]]) -> list[NetworkRow]:
+        """Return all networks by name; `users` are the names of the containers in each, by its name."""
+        return [self._row(one, users.get(one.name, ())) for one in self._definitions.all()]
+
+    def find(self, text: str) -> NetworkRow:
+        """Return the network that a name, an id or the beginning of one means. Raises NotFound, Ambiguous."""
+        return self._row(self._definitions.find(text), ())
+
+    def create(self, spec: NetworkSpec) -> NetworkRow:
+        """Create a network. Raises Conflict (name, subnet), InvalidArgument, Unsupported."""
+        if spec.driver == "bridge":
+            bridge.require()
+        return self._row(self._definitions.create(spec), ())
+
+    def remove(self, text: str, *, users: Mapping[str, Sequence[str]]) -> None:
+        """Remove a network. Raises NotFound, Conflict (in use, the engine's own)."""
+        network = self._definitions.find(text)
+        named = users.get(network.name, ())
+        if named and not network.own:
+            raise errors.Conflict(
+                f"Network {network.name} is in use by {', '.join(sorted(named)[:_SHOWN_USERS])}.",
+                hint="disconnect those containers first",
+            )
+        self._definitions.remove(network)
+
+    def _row(self, network: Network, users: Sequence[str]) -> NetworkRow:
+        spec = network.spec
+        return NetworkRow(
+            network.id,
+            spec.name,
+            spec.driver,
+            network.created,
+            spec.internal,
+            (spec.subnet,) if spec.subnet else (),
+            spec.labels,
+            self._engine,
+            tuple(sorted(users)),
+            own=network.own,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- containers
+
+    def set_up(
+        self,
+        container_id: str,
+        *,
+        name: str,
+        networks: Sequence[tuple[str, Sequence[str]]],
+        ports: Sequence[PortMapping],
+    ) -> Attached:
+        """Make a container's network namespace and put it into networks, each with the container's aliases there.
+
+        Raises NotFound, Conflict (a port that is taken), InvalidArgument, Unsupported, EngineUnavailable.
+        """
+        wanted = [(self._definitions.find(one), tuple(aliases)) for one, aliases in networks]
+        publisher = _publisher([one for one, _ in wanted], ports)
+        self.tear_down(container_id)
+        with network_ports.claimed(ports):  # says what is taken before anything is made
+            pass
+        with self._taken_back(container_id):
+            maker = state.process(os.getpid())
+            if maker is None:
+                raise errors.InternalError("This process does not find itself.")
+            self._notes.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            links = self._notes.write(Links(container_id, name, maker))
+            netns.make(self._namespace(container_id))
+            for number, (network, aliases) in enumerate(wanted):
+                links = self._join(links, network, aliases, ports if number == publisher else ())
+        return self._attached(links)
+
+    def tear_down(self, container_id: str) -> None:
+        """Take down everything that was set up for a container; quick when nothing was. Raises EngineUnavailable."""
+        links, failure = self._notes.read(container_id), None
+        if links is not None:
+            for link in reversed([one for one in links.links if one.bridged is not None]):
+                try:
+                    links = self._leave(links, link)
+                except errors.ContainerizationError as error:
+                    failure = error
+            slirp.stop(links.stack, self._namespace(container_id), folder=self._notes.folder, name=links.short)
+            if failure is not None:
+                raise failure  # what is left stays noted, so that it can be tried again
+            network_ports.let_go(links.holder, folder=self._notes.folder, name=links.short)
+        netns.remove(self._namespace(container_id))
+        self._notes.forget(container_id)
+
+    def connect(self, container_id: str, network: str, *, aliases: Sequence[str], name: str) -> None:
+        """Put a container that runs into one more network. Raises NotFound, Conflict, Unsupported, EngineUnavailable."""
+        found = self._definitions.find(network)
+        links = self._running(container_id, name)
+        if any(one.network == found.name for one in links.links):
+            raise errors.Conflict(f"Container {name} is connected to {found.name} already.", hint="disconnect it first")
+        self._join(replace(links, name=name), found, tuple(aliases), ())
+
+    def disconnect(self, container_id: str, network: str) -> None:
+        """Take a container that runs out of a network. Raises NotFound, Conflict, EngineUnavailable."""
+        links = self._running(container_id, container_id[:12])
+        found = self._definitions.find(network)
+        link = next((one for one in links.links if one.network == found.name), None)
+        if link is None:
+            raise errors.Conflict(
+                f"Container {links.name} is not connected to {found.name}.", hint="look at its networks first"
+            )
+        self._leave(links, link)
+
+    def attached(self, container_id: str) -> Attached | None:
+        """Return what a container has of networks; None when nothing was set up for it."""
+        links = self._notes.read(container_id)
+        return None if links is None else self._attached(links)
+
+    def recover(self, alive: Collection[str]) -> list[str]:
+        """Take down what belongs to containers that are not alive; returns what was found."""
+        found = []
+        for id in self._notes.ids():
+            links = self._notes.read(id) if id not in alive else None
+            if links is None or _is_another_server(links.maker):
+                continue  # another server may be about to start that container
+            try:
+                self.tear_down(id)
+                found.append(f"the network of container {links.name} was left")
+            except errors.ContainerizationError as error:
+                found.append(
+                    f"the network of container {links.name} was left, and cannot be taken down: {error.message}"
+                )
+        return found + self._bare_namespaces(alive)
+
+    def _bare_namespaces(self, alive: Collection[str]) -> list[str]:
+        found = []
+        for path in sorted(self._namespaces.iterdir()) if self._namespaces.is_dir() else ():
+            if path.name not in alive and self._notes.read(path.name) is None:
+                with suppress(errors.ContainerizationError):
+                    netns.remove(path)
+                    found.append(f"a network namespace of container {path.name[:12]} was left")
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- one network
+
+    def _join(self, links: Links, network: Network, aliases: tuple[str, ...], ports: Sequence[PortMapping]) -> Links:
+        if network.name == network_store.NONE:
+            return self._note(links, Link(network.name, "", "", "", aliases))
+        if network.own:
+            return self._join_stack(links, network, aliases, ports)
+        return self._join_bridge(links, network, aliases, ports)
+
+    def _join_stack(
+        self, links: Links, network: Network, aliases: tuple[str, ...], ports: Sequence[PortMapping]
+    ) -> Links:
+        for port in ports:
+            slirp.check(port)
+        folder, interface = self._notes.folder, _next_interface(links)
+        stack = slirp.start(self._namespace(links.container_id), interface=interface, folder=folder, name=links.short)
+        links = self._notes.write(replace(links, stack=stack.program))
+        published = tuple(slirp.publish(stack, port, folder=folder, name=links.short) for port in ports)
+        link = Link(network.name, interface, stack.address, stack.gateway, aliases, published, (stack.nameserver,))
+        return self._note(links, link)
+
+    def _join_bridge(
+        self, links: Links, network: Network, aliases: tuple[str, ...], ports: Sequence[PortMapping]
+    ) -> Links:
+        bridge.require()
+        subnet, gateway = network.spec.subnet or "", network.spec.gateway or ""
+        namespace, before = self._namespace(links.container_id), links
+        with network_store.locked(self._notes.folder), network_ports.claimed(ports) as claims:
+            network_subnets.check_bridge(subnet, interface=network.interface, network=network.name)
+            address = network_subnets.free_address(subnet, self._used(network, gateway), network=network.name)
+            holder = network_ports.keep(claims, folder=self._notes.folder, name=links.short)
+            made = network_links.Bridged(network.id, network.interface, subnet, network.spec.internal)
+            real = tuple(one.port for one in claims)
+            link = Link(network.name, _next_interface(links), address, gateway, aliases, real, (), made)
+            links = self._note(replace(links, holder=holder or links.holder), link)
+            try:
+                nameservers = bridge.set_up(links, link, namespace, dns=self._dns)
+            except errors.ContainerizationError:
+                if not bridge.tear_down(links, link, namespace, dns=self._dns):
+                    network_ports.let_go(holder, folder=self._notes.folder, name=links.short)
+                    self._notes.write(before)
+                raise
+            named = replace(link, nameservers=nameservers)
+            return self._notes.write(replace(links, links=(*before.links, named)))
+
+    def _leave(self, links: Links, link: Link) -> Links:
+        """Take a container out of a network and strike that out. Raises EngineUnavailable."""
+        namespace, folder = self._namespace(links.container_id), self._notes.folder
+        if link.bridged is not None:
+            self._leave_bridge(links, link)
+            if link.ports:
+                network_ports.let_go(links.holder, folder=folder, name=links.short)
+                links = replace(links, holder=None)
+        elif link.interface:
+            slirp.stop(links.stack, namespace, folder=folder, name=links.short)
+            links = replace(links, stack=None)
+        rest = tuple(one for one in links.links if one.network != link.network)
+        return self._notes.write(replace(links, links=rest))
+
+    def _leave_bridge(self, links: Links, link: Link) -> None:
+        if links.maker.boot_id != state.boot_id():
+            return  # a reboot has emptied the host's rules
+        with network_store.locked(self._notes.folder):
+            failed = bridge.tear_down(links, link, self._namespace(links.container_id), dns=self._dns)
+        if failed:
+            raise errors.EngineUnavailable(
+                f"Container {links.name} cannot be taken out of network {link.network}: {failed}",
+                hint=f"see its message; where a program is missing: {bridge.REMEDY}",
+            )
+
+    def _used(self, network: Network, gateway: str) -> set[str]:
+        every = [link for links in self._notes.all() for link in links.links]
+        return {gateway, *(one.address for one in every if one.bridged is not None and one.bridged.id == network.id)}
+
+    def _note(self, links: Links, link: Link) -> Links:
+        return self._notes.write(replace(links, links=(*links.links, link)))
+
+    def _running(self, container_id: str, name: str) -> Links:
+        links = self._notes.read(container_id)
+        if links is None:
+            raise errors.Conflict(f"Container {name} has no network now.", hint="start it first")
+        return links
+
+    def _attached(self, links: Links) -> Attached:
+        attachments = tuple(one.attachment for one in links.links)
+        return Attached(self._namespace(links.container_id), attachments, links.ports, links.nameservers)
+
+    def _namespace(self, container_id: str) -> Path:
+        return self._namespaces / container_id
+
+    @contextmanager
+    def _taken_back(self, container_id: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(errors.ContainerizationError):
+                self.tear_down(container_id)
+            raise
+
+
+def _publisher(networks: Sequence[Network], ports: Sequence[PortMapping]) -> int:
+    """Return which of the networks publishes the ports. Raises InvalidArgument, Unsupported."""
+    if any(one.name == network_store.HOST for one in networks):
+        raise errors.InvalidArgument(
+            "The host's own network cannot be had beside others.", hint="name the network host alone"
+        )
+    if not ports:
+        return 0
+    for port in ports:
+        slirp.check(port)
+    leading_out = [number for number, one in enumerate(networks) if one.name != network_store.NONE]
+    open_ones = [number for number in leading_out if not networks[number].spec.internal]
+    if not open_ones:
+        raise errors.InvalidArgument(
+            "A container without a network that leads out publishes no ports.",
+            hint="leave the ports out, or use the network bridge",
+        )
+    # A stack in a process holds its ports itself, and leaves no rule on the host: the first choice.
+    return next((number for number in open_ones if networks[number].own), open_ones[0])
+
+
+def _next_interface(links: Links) -> str:
+    taken = {one.interface for one in links.links}
+    return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
+
+
+def _is_another_server(maker: state.Process) -> bool:
+    return maker.pid != os.getpid() and maker.is_alive

@@ -1,0 +1,157 @@
+"""How does a container reach out, and how are its ports published, by a network stack in a process and no rule of the host's?
+
+Source: https://github.com/rootless-containers/slirp4netns/blob/master/slirp4netns.1.md
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import select
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from codomyrmex_containerization import errors, process
+from codomyrmex_containerization.engines.embedded import network_helpers, network_ports, network_subnets, state
+from codomyrmex_containerization.models.container import PortMapping
+
+PROGRAM = "slirp4netns"
+REMEDY = "apt-get install slirp4netns, or use docker or podman"
+_MTU = 65520
+_READY_SECONDS = 15.0
+_ANSWER_SECONDS = 10.0
+_MOST_ANSWER_BYTES = 65536
+_TRIES = 8
+_CONTAINER, _GATEWAY, _NAMESERVER = 100, 2, 3  # in the subnet; the program's own choice
+_SUBNETS = ("10.0.2.0/24", "10.41.2.0/24", "172.29.251.0/24", "192.168.251.0/24")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A network stack of one container."""
+
+    program: state.Process
+    address: str
+    gateway: str
+    nameserver: str
+
+
+def is_there() -> bool:
+    """Whether the program is installed."""
+    return process.find(PROGRAM) is not None
+
+
+def start(netns: Path, *, interface: str, folder: Path, name: str) -> Stack:
+    """Give a namespace an interface that leads out; `name` is that of its files in `folder`. Raises Unsupported, EngineUnavailable."""
+    program = process.find(PROGRAM)
+    if program is None:
+        raise errors.Unsupported(f"embedded needs {PROGRAM} for the network bridge.", hint=REMEDY)
+    subnet = _subnet()
+    log = folder / f"{name}.log"
+    with suppress(FileNotFoundError):
+        (folder / _socket_name(name)).unlink()
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    try:
+        argv = [str(program), "--configure", f"--mtu={_MTU}", f"--cidr={subnet}", "--disable-host-loopback"]
+        argv += ["--enable-sandbox", "--enable-seccomp", f"--ready-fd={told}", "--netns-type=path"]
+        # A name without a folder: the path of a socket must be short.
+        argv += [f"--api-socket={_socket_name(name)}", str(netns), interface]
+        try:
+            running = network_helpers.start(argv, cwd=folder, log=log, descriptors=(told,))
+        finally:
+            os.close(told)
+        if not _is_ready(ready):
+            network_helpers.end(running, word=str(netns))
+            raise errors.EngineUnavailable(
+                f"{PROGRAM} does not start: {network_helpers.said(log)}",
+                hint="see its message; the network none needs nothing",
+            )
+    finally:
+        os.close(ready)
+    return Stack(running, str(subnet[_CONTAINER]), str(subnet[_GATEWAY]), str(subnet[_NAMESERVER]))
+
+
+def publish(stack: Stack, port: PortMapping, *, folder: Path, name: str) -> PortMapping:
+    """Publish a port of the container, at a free port where none is named. Raises Conflict, EngineUnavailable."""
+    for _ in range(_TRIES):
+        with network_ports.claimed((port,)) as claims:
+            chosen = claims[0].port
+        answer = _ask(folder, name, _forwarding(chosen, stack.address))
+        if "error" not in answer:
+            return chosen
+        if port.host_port is not None:
+            with network_ports.claimed((port,)):  # says so when somebody was quicker
+                pass
+            break
+    raise errors.EngineUnavailable(
+        f"Port {chosen} is not published: {json.dumps(answer)[:300]}", hint="choose another host port"
+    )
+
+
+def stop(program: state.Process | None, netns: Path, *, folder: Path, name: str) -> None:
+    """End a namespace's network stack, and with it its published ports; quick when there is none."""
+    network_helpers.end(program, word=str(netns))
+    for file in (_socket_name(name), f"{name}.log"):
+        with suppress(OSError):
+            (folder / file).unlink()
+
+
+def check(port: PortMapping) -> None:
+    """Refuse a port that this way of publishing does not know. Raises Unsupported."""
+    if port.protocol == "sctp" or (port.host_ip is not None and ":" in port.host_ip):
+        raise errors.Unsupported(
+            f"embedded does not publish {port}.", hint="use tcp or udp at an IPv4 address, or docker or podman"
+        )
+
+
+def _forwarding(port: PortMapping, address: str) -> dict[str, object]:
+    return {
+        "execute": "add_hostfwd",
+        "arguments": {
+            "proto": port.protocol,
+            "host_addr": port.host_ip or "0.0.0.0",  # noqa: S104 - all addresses were asked for
+            "host_port": port.host_port,
+            "guest_addr": address,
+            "guest_port": port.container_port,
+        },
+    }
+
+
+def _ask(folder: Path, name: str, question: dict[str, object]) -> dict[str, object]:
+    base = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.connect(f"/proc/self/fd/{base}/{_socket_name(name)}")
+            connection.sendall(json.dumps(question).encode())
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while len(answer) < _MOST_ANSWER_BYTES and (chunk := connection.recv(4096)):
+                answer += chunk
+        found = json.loads(answer)
+    except (OSError, ValueError) as error:
+        raise errors.EngineUnavailable(
+            f"{PROGRAM} does not answer: {error}.", hint="start the container again"
+        ) from error
+    finally:
+        os.close(base)
+    return found if isinstance(found, dict) else {"error": found}
+
+
+def _is_ready(descriptor: int) -> bool:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(_READY_SECONDS * 1000)) and os.read(descriptor, 1) == b"1"
+
+
+def _subnet() -> ipaddress.IPv4Network:
+    taken = network_subnets.of_host()
+    wanted = [ipaddress.IPv4Network(one) for one in _SUBNETS]
+    return next((one for one in wanted if not any(one.overlaps(other) for other in taken)), wanted[0])
+
+
+def _socket_name(name: str) -> str:
+    return f"{name}.sock"

@@ -1,0 +1,366 @@
+"""What is known of this engine's containers, where is it kept, and who may change it now?
+
+One folder for each container with a file `container.json` that is written anew, whole, at each change; the folder's lock is held
+meanwhile and dies with its holder. Names are links of their own, so that two servers never give one name twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.embedded import objects
+from codomyrmex_containerization.models.container import (
+    ContainerSpec,
+    ContainerStatus,
+    HealthStatus,
+    Limits,
+    MountPoint,
+    PortMapping,
+    RestartPolicy,
+)
+from codomyrmex_containerization.models.details import NetworkAttachment
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_FILE = "container.json"
+_LOCK = "lock"
+_ID_LENGTH = 64
+_SUFFIX_BYTES = 2
+_ADJECTIVES = (
+    "able bold clear dry easy fast firm fresh good green high light loud new plain pure rare red safe soft".split()
+)
+_NOUNS = (
+    "ash bay birch brook cliff cove dale dune elm fern field ford glen grove heath hill lake marsh oak pine".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that is known again: numbers are used anew, a number together with its start is not."""
+
+    pid: int
+    started_ticks: int
+    boot_id: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is still that very process, and no zombie."""
+        return self.boot_id == boot_id() and process_start(self.pid) == self.started_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A container: what was asked for, what was made of it, and how it stands."""
+
+    id: str
+    name: str
+    created: datetime
+    spec: ContainerSpec
+    image: objects.Image
+    mounts: tuple[MountPoint, ...] = ()
+    networks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    status: ContainerStatus = "created"
+    first: Process | None = None
+    monitor: Process | None = None
+    prepared: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: str = ""
+    restart_count: int = 0
+    stopped_by_hand: bool = False
+    health: HealthStatus = "none"
+    health_failures: int = 0
+    health_output: str = ""
+    ports: tuple[PortMapping, ...] = ()
+    attachments: tuple[NetworkAttachment, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, is frozen, or is about to run again."""
+        return self.status in ("running", "paused", "restarting")
+
+    @property
+    def entrypoint(self) -> tuple[str, ...]:
+        """The words before the command."""
+        given = self.spec.entrypoint if self.spec.entrypoint is not None else self.image.config.entrypoint
+        return () if given == ("",) else given
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command; an entrypoint of its own makes the image's command void."""
+        if self.spec.command is not None:
+            return self.spec.command
+        return () if self.spec.entrypoint is not None else self.image.config.command
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The image's variables and its own."""
+        found = dict(one.partition("=")[::2] for one in self.image.config.env)
+        return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **found, **self.spec.env}
+
+    @property
+    def workdir(self) -> str:
+        """The folder it starts in."""
+        return self.spec.workdir or self.image.config.workdir or "/"
+
+    @property
+    def user(self) -> str:
+        """On whose behalf it runs."""
+        return self.spec.user if self.spec.user is not None else self.image.config.user
+
+    @property
+    def hostname(self) -> str:
+        """What it is called inside."""
+        return self.id[:12]
+
+
+class Containers:
+    """The records of one data folder; usable from several threads and processes."""
+
+    def __init__(self, folders: objects.Folders, *, engine: str) -> None:
+        self._folder = folders.containers
+        self._names = folders.data / "names"
+        self._engine = engine
+        self._seen: dict[str, tuple[tuple[int, int, int], Record]] = {}
+        self._held: dict[str, threading.RLock] = {}
+        self._guard = threading.Lock()
+        for one in (self._folder, self._names):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def folder(self, container_id: str) -> Path:
+        """Where everything of one container lies."""
+        return self._folder / container_id
+
+    def ids(self) -> list[str]:
+        """Return the ids of all containers, those with a damaged record too."""
+        return [name for name in os.listdir(self._folder) if len(name) == _ID_LENGTH]
+
+    def all(self) -> list[Record]:
+        """Return all containers, the newest first; one whose record is damaged is set aside (see `damaged`)."""
+        found = []
+        for id in self.ids():
+            with suppress(errors.NotFound):
+                found.append(self.read(id))
+        return sorted(found, key=lambda one: one.created, reverse=True)
+
+    def damaged(self) -> list[str]:
+        """Return the ids of containers whose record cannot be read."""
+        return [id for id in self.ids() if (self.folder(id) / f"{_FILE}.damaged").exists()]
+
+    def find(self, text: str) -> Record:
+        """Return the container that a name, an id or the beginning of one means. Raises NotFound, Ambiguous."""
+        name = text.removeprefix("/")
+        if len(name) == _ID_LENGTH and (self.folder(name) / _FILE).exists():
+            return self.read(name)
+        id = self._id_of(name)
+        if id is not None:
+            with suppress(errors.NotFound):
+                return self.read(id)
+        found = [one for one in self.ids() if name and one.startswith(name)]
+        if len(found) > 1:
+            raise errors.Ambiguous(
+                f"{text!r} fits {len(found)} containers of {self._engine}.", hint="give more of the id, or the name"
+            )
+        if not found:
+            raise self.missing(text)
+        return self.read(found[0])
+
+    def missing(self, text: str) -> errors.NotFound:
+        """Return the error for a container that is not there."""
+        return errors.NotFound(
+            f"{self._engine} has no container {text!r}.",
+            hint="check the name; container_list(all=true) shows the containers there are",
+            details={"missing": "container"},
+        )
+
+    def read(self, container_id: str) -> Record:
+        """Return one record. Raises NotFound, also for one that is damaged, which is then kept beside and named so."""
+        path = self.folder(container_id) / _FILE
+        try:
+            found = path.stat()
+            key = (found.st_ino, found.st_mtime_ns, found.st_size)
+            seen = self._seen.get(container_id)
+            if seen is not None and seen[0] == key:
+                return seen[1]
+            data = path.read_bytes()
+        except OSError as error:
+            raise self.missing(container_id) from error
+        try:
+            record = _adapter().validate_json(data)
+        except ValueError as error:
+            with suppress(OSError):
+                path.rename(path.with_name(f"{_FILE}.damaged"))
+            raise self.missing(container_id) from error
+        self._seen[container_id] = (key, record)
+        return record
+
+    def write(self, record: Record) -> Record:
+        """Keep a record, whole or not at all; returns it. The caller holds it. Raises EngineUnavailable (no space)."""
+        path = self.folder(record.id) / _FILE
+        write_whole(path, _adapter().dump_json(record, exclude_defaults=True))
+        return record
+
+    def add(self, record: Record) -> Record:
+        """Enter a new container, under its name. Raises Conflict (name taken)."""
+        with self._naming():
+            self._take_name(record.name, record.id)
+            try:
+                self.folder(record.id).mkdir(mode=0o700)
+                return self.write(record)
+            except BaseException:
+                self._free_name(record.name)
+                raise
+
+    def rename(self, record: Record, name: str) -> Record:
+        """Give a container another name. Raises Conflict (name taken)."""
+        with self._naming():
+            self._take_name(name, record.id)
+            renamed = self.write(replace(record, name=name))
+            self._free_name(record.name)
+            return renamed
+
+    def forget(self, record: Record) -> None:
+        """Strike a container and its name out; its folder must be empty but for what is kept here."""
+        folder = self.folder(record.id)
+        with suppress(OSError):
+            (folder / _FILE).unlink()
+        self._free_name(record.name)
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
+        with suppress(OSError):
+            folder.rmdir()
+        self._seen.pop(record.id, None)
+
+    @contextmanager
+    def hold(self, container_id: str) -> Iterator[Record]:
+        """Keep every other thread and process from changing a container; gives its record as it is now. Raises NotFound."""
+        with self._guard:
+            lock = self._held.setdefault(container_id, threading.RLock())
+        with lock:
+            try:
+                descriptor = os.open(self.folder(container_id) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise self.missing(container_id) from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield self.read(container_id)
+            finally:
+                os.close(descriptor)
+
+    def new_name(self) -> str:
+        """Return a name that no container has."""
+        while True:
+            name = f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_NOUNS)}_{secrets.token_hex(_SUFFIX_BYTES)}"
+            if self._id_of(name) is None:
+                return name
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        descriptor = os.open(self._names.with_name("names.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _id_of(self, name: str) -> str | None:
+        try:
+            return os.readlink(self._names / name)
+        except (OSError, ValueError):
+            return None
+
+    def _take_name(self, name: str, id: str) -> None:
+        while True:
+            try:
+                os.symlink(id, self._names / name)
+                return
+            except FileExistsError:
+                holder = self._id_of(name)
+                if holder is not None and (self.folder(holder) / _FILE).exists():
+                    raise errors.Conflict(
+                        f"The name {name!r} is already in use by container {holder[:12]}.",
+                        hint="choose another name, or remove that container first",
+                    ) from None
+                self._free_name(name)  # of one that a killed process had not made yet, or had just removed
+
+    def _free_name(self, name: str) -> None:
+        with suppress(OSError):
+            (self._names / name).unlink()
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Record]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole whenever somebody reads it, after a crash too. Raises EngineUnavailable."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, data)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        beside.rename(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise errors.EngineUnavailable(
+            f"{path.name} cannot be written: {error.strerror}.", hint=f"make room and check the rights of {path.parent}"
+        ) from error
+
+
+def new_id() -> str:
+    """Return 64 hexadecimal digits that nobody has."""
+    return secrets.token_hex(_ID_LENGTH // 2)
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(tz=UTC)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what tells this run of the kernel from others."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since the boot; None when it is not there, or dead and only not waited for."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def process(pid: int) -> Process | None:
+    """Return a process by which it is known again; None when it has gone."""
+    started = process_start(pid)
+    return None if started is None else Process(pid, started, boot_id())

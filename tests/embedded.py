@@ -1,0 +1,51 @@
+"""Which embedded engine do the tests use? One with folders of its own, and a base image made of a static busybox."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from codomyrmex_containerization import process
+from codomyrmex_containerization.engines.embedded import objects, overlay
+from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+from codomyrmex_containerization.models.engine import Endpoint
+from tests import backends
+
+IMAGE = "localhost/cxc-embedded-base:1"
+TIMEOUT_SECONDS = 60.0
+_CONFIG = objects.ImageConfig(env=("PATH=/usr/local/bin:/usr/bin:/bin",), command=("sh",))
+
+
+def require() -> None:
+    """Skip, loudly, where it cannot run."""
+    if os.geteuid() != 0:
+        backends.missing("the embedded engine's tests need root")
+    for program in ("conmon", "crun"):
+        if process.find(program) is None:
+            backends.missing(f"no {program}")
+
+
+def engine(folder: Path) -> EmbeddedEngine:
+    """Return an engine with folders of its own."""
+    require()
+    data, run = folder / "embedded", folder / "run"
+    endpoint = Endpoint("embedded", f"file://{data}", "the tests", kind="embedded")
+    return EmbeddedEngine(endpoint, objects.Folders(data, run), timeout_seconds=TIMEOUT_SECONDS)
+
+
+def base_image(engine: EmbeddedEngine, folder: Path) -> str:
+    """Import the base image and return its name."""
+    rootfs = folder / "rootfs.tar"
+    rootfs.write_bytes(backends.root_filesystem(backends.static_busybox()))
+    engine.house.images.import_rootfs(rootfs, tag=IMAGE, config=_CONFIG)
+    return IMAGE
+
+
+def swept(engine: EmbeddedEngine) -> None:
+    """Take away whatever an engine of the tests has left, mounts before folders."""
+    house = engine.house
+    for record in house.containers.all():
+        house.remove(record.id, force=True, with_volumes=True)
+    for id in house.containers.ids():
+        overlay.unmount(house.containers.folder(id) / "merged")
+    house.networks.recover(())
