@@ -20,12 +20,15 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
+
+if TYPE_CHECKING:
+    from codomyrmex_containerization.engines.embedded import life
 
 BASE = "localhost/cxc-demo/base:1"
 HELLO = "localhost/cxc-demo/hello"
@@ -121,8 +124,51 @@ class Outside:
         self("image", "prune", "--all", "--force", "--filter", f"label={LABEL}", check=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Stranger(Outside):
+    """The embedded engine has no program of its own: another process uses its folder, as another server would."""
+
+    def _house(self) -> life.House:
+        from codomyrmex_containerization.engines.embedded import folders, life
+
+        return life.House(folders.of(Path(self.program[0]), os.environ), engine=self.name)
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", check: bool = True) -> str:
+        """Start a container: all that is asked for is `run --detach --name NAME IMAGE COMMAND...`."""
+        from codomyrmex_containerization.models.container import ContainerSpec
+
+        _, _, _, name, image, *command = arguments
+        house = self._house()
+        return house.start(house.create(ContainerSpec(image=image, name=name, command=tuple(command))).id).id
+
+    def has_container(self, name: str) -> bool:
+        """Say whether there is a container of this name."""
+        return any(record.name == name for record in self._house().containers.all())
+
+    def make_base_image(self) -> None:
+        """Import the static busybox."""
+        from codomyrmex_containerization.engines.embedded import objects
+
+        house = self._house()
+        archive = house.folders.data / "base.tar"
+        archive.write_bytes(_root_filesystem(find_busybox()))
+        name, _, value = LABEL.partition("=")
+        house.images.import_rootfs(
+            archive, tag=BASE, config=objects.ImageConfig(env=("PATH=/bin",), labels={name: value})
+        )
+        archive.unlink()
+
+    def clean(self) -> None:
+        """Remove everything: the folder is the demo's own."""
+        house = self._house()
+        for record in house.containers.all():
+            house.remove(record.id, force=True, with_volumes=True)
+
+
 def outside(engine: str, address: str) -> Outside:
     """Return the program that reaches an engine where the server found it, whatever the user's own settings of it are."""
+    if engine == "embedded":
+        return Stranger(engine, (address.removeprefix("file://"),))
     program = shutil.which(engine)
     if program is None:
         raise NotReadyError(f"there is no {engine} program. {_INSTALL[engine]}")
@@ -133,6 +179,7 @@ def outside(engine: str, address: str) -> Outside:
 _INSTALL = {
     "docker": "Run: sudo scripts/back-ends (or install Docker your system's way)",
     "podman": "Run: sudo scripts/back-ends (or install Podman your system's way)",
+    "embedded": "Run: sudo apt-get install crun conmon slirp4netns",
 }
 
 
@@ -140,8 +187,24 @@ def require_engine(engine: str | None) -> None:
     """See that the engine is there; None: any. Raises NotReadyError with what brings it."""
     if engine == "docker":
         _require_docker()
+    elif engine == "embedded":
+        _require_runtime()
+    elif engine is None and _has_runtime():
+        return
     elif shutil.which("podman") is None and (engine == "podman" or not _has_docker()):
         raise NotReadyError(f"there is no {engine or 'docker and no podman'} program. {_INSTALL['podman']}")
+
+
+def _require_runtime() -> None:
+    if os.geteuid() != 0:
+        raise NotReadyError("the embedded engine needs root here. Run: sudo scripts/demo --engine embedded")
+    if not _has_runtime():
+        raise NotReadyError(f"there is no OCI runtime or no conmon. {_INSTALL['embedded']}")
+
+
+def _has_runtime() -> bool:
+    runtimes = (shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin") for name in ("crun", "runc", "youki"))
+    return os.geteuid() == 0 and shutil.which("conmon") is not None and any(runtimes)
 
 
 def _has_docker() -> bool:
@@ -177,6 +240,9 @@ def _sockets() -> Iterator[str]:
 
 def make_base_image(engine: Outside) -> None:
     """Import a static busybox as an image, unless it is there: no registry is needed."""
+    if isinstance(engine, Stranger):
+        engine.make_base_image()
+        return
     if engine("image", "inspect", "--format", "{{.Id}}", BASE, check=False):
         return
     busybox = find_busybox()
@@ -337,7 +403,7 @@ async def look(story: Story, wanted: str | None) -> Outside:
     return outside(kind, str(default["endpoint"]))
 
 
-_PROPER = {"docker": "Docker", "podman": "Podman"}
+_PROPER = {"docker": "Docker", "podman": "Podman", "embedded": "the embedded engine"}
 
 
 def _default(answer: Answer) -> Mapping[str, Any]:
@@ -610,7 +676,9 @@ def _own_folder() -> Iterator[Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument(
-        "--engine", choices=("docker", "podman"), help="the engine to work on; default: the one that the server takes"
+        "--engine",
+        choices=("docker", "podman", "embedded"),
+        help="the engine to work on; default: the one that the server takes",
     )
     parser.add_argument("--is-ready", action="store_true", help=argparse.SUPPRESS)
     return parser

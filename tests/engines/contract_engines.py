@@ -25,7 +25,7 @@ PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "embedded"
 class Opened:
     """An engine and what belongs to it: the image of its containers and a folder of this host for it.
 
-    `dial` reaches its published ports; `attend` is what the server does for it beside its calls; `sweep` takes away what it has in `folder`.
+    `dial` reaches its published ports; `attend` is what the server does for it beside its calls; `sweep` empties its `folder`.
     """
 
     engine: base.Engine

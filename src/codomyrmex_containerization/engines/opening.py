@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -30,7 +31,8 @@ _CONNECT_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
 _SERVICE_SECONDS = 30.0
 _INSTALL: Mapping[str | None, str] = {
-    None: "install Podman or Docker (Debian, Ubuntu: apt-get install podman), or set DOCKER_HOST to an engine's socket",
+    None: "install Podman or Docker (Debian, Ubuntu: apt-get install podman), or, as root, what the embedded engine needs "
+    "(apt-get install crun conmon slirp4netns), or set DOCKER_HOST to an engine's socket",
     "docker": "install and start Docker (Debian, Ubuntu: apt-get install docker.io), or set DOCKER_HOST to the engine's socket",
     "podman": "install Podman (Debian, Ubuntu: apt-get install podman), or set CONTAINER_HOST to its socket",
 }
@@ -95,7 +97,8 @@ class Opener:
         if name == MEMORY:
             return Endpoint(MEMORY, "memory://", "built in", kind="memory")
         if name == EMBEDDED:
-            return self._embedded() if was_named or _has_runtime() else None
+            # It is everywhere; listings ask it where it has ever held something.
+            return self._embedded() if was_named or (self._options.data / EMBEDDED).is_dir() else None
         if name in self._options.named:
             return await self._reached(endpoints.named(name, self._options.named[name]))
         if name == "podman" and self._service is not None:
@@ -248,7 +251,7 @@ class Opener:
 
 
 def _has_runtime() -> bool:
-    return all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
+    return os.geteuid() == 0 and all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
 
 
 async def _attend(engine: base.Engine) -> None:

@@ -23,7 +23,7 @@ _SHORT_GRACE_SECONDS = 0.5
 _SLOW_FOR_SECONDS = 60.0
 WELL_KNOWN_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 
-_DEFAULTS = ("docker", "podman")
+_DEFAULTS = ("docker", "podman", opening.EMBEDDED)
 
 MakeGuarded = Callable[[base.Engine], guard.GuardedEngine]
 T = TypeVar("T")
@@ -199,7 +199,8 @@ class Engines:
 
         async def answered(name: str) -> None:
             try:
-                endpoint = await self._opener.locate(name, was_named=False)
+                is_only = name == opening.EMBEDDED and await self.default() == name
+                endpoint = await self._opener.locate(name, was_named=is_only)
                 if endpoint is None:
                     del failed[name]
                     return

@@ -75,7 +75,8 @@ class Settings(_Section):
 
     engine: str | None = Field(None, description="Engine that calls use when they name none")
     engines: tuple[str, ...] = Field(
-        ("docker", "podman"), description="Engines that may be used; listings without an engine ask all of them"
+        ("docker", "podman", "embedded"),
+        description="Engines that may be used; listings without an engine ask all of them",
     )
     podman_service: Literal["auto", "never"] = Field(
         "auto", description="Whether 'podman system service' is started when Podman is installed and no socket answers"

@@ -72,8 +72,9 @@ def _engine_lines(engine: EngineStatus) -> list[str]:
     if not engine.available:
         return [f"{engine.name}{mark}: not available{where}: {engine.reason}", f"  Next: {engine.remedy}"]
     product = f"{engine.product} " if engine.product and engine.product != engine.name else ""
+    api = f" (API {engine.api_version})" if engine.api_version else ""
     return [
-        f"{engine.name}{mark}: {product}{engine.version} (API {engine.api_version}){where}",
+        f"{engine.name}{mark}: {product}{engine.version}{api}{where}",
         f"  {'rootless, ' if engine.rootless else ''}cgroup v{engine.cgroup_version}, storage {engine.storage_driver}, "
         f"builds by {engine.builder}",
         f"  {engine.containers_running} of {engine.containers} containers running, {engine.images} images",

@@ -4,7 +4,7 @@ conmon listens on a socket of packets, `attach`, from before the program starts;
 at most 8 KiB of what was said there, each that it gets goes to the program's stdin.
 
 - conmon waits for whoever is attached: nothing is lost, however slowly it is read. It also waits with the exit file. So whoever is
-  attached reads to the end, or leaves.
+  attached reads to the end, or leaves. One who attaches before the start hears the first word; a second one just then may miss it.
 - The program has a stdin when conmon was started with `-i`. It ends when a client has closed its side, or has left; with
   `--leave-stdin-open` it would never end.
 - A command in a container has a conmon of its own, with a folder of its own as `-b`, started with `-e --exec-process-spec FILE

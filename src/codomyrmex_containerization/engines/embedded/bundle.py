@@ -55,6 +55,7 @@ class Surroundings:
     annotations: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
+    programs: Sequence[tuple[str, str]] = ()
 
 
 def capabilities(record: Record, every: Sequence[str]) -> tuple[str, ...]:
@@ -159,6 +160,10 @@ def _system_mounts(record: Record, around: Surroundings) -> list[Json]:
     ]
     taken = {mount.target.rstrip("/") for mount in record.mounts}
     found = [one for one in found if one["destination"] not in taken]
+    found += [
+        _mount(target, "bind", source, ["rbind", "rprivate", "ro", "nosuid", "nodev"])
+        for source, target in around.programs
+    ]
     found += [
         _mount(target, "bind", source, ["rbind", "rprivate", "rw"])
         for target, source in around.files.items()

@@ -92,6 +92,11 @@ class EmbeddedEngine(base.Engine):
     @property
     def house(self) -> life.House:
         """What does the work; blocks when it is asked for the first time."""
+        if os.geteuid() != 0:
+            raise errors.EngineUnavailable(
+                f"{self.name} needs root: for an ordinary user it is not there yet.",
+                hint="use rootless Podman, or run as root",
+            )
         if self._made is None:
             self._made = life.House(self._folders, engine=self.name)
             self._made.recover()
@@ -116,12 +121,13 @@ class EmbeddedEngine(base.Engine):
                 rootless=os.geteuid() != 0,
                 cgroup_version={"v1": 1, "hybrid": 1, "v2": 2}.get(found.cgroups),
                 storage_driver="overlay",
-                os="linux",
+                os=_distribution(),
                 architecture=platform.machine(),
                 containers=len(records),
                 containers_running=sum(one.is_alive for one in records),
                 images=len(house.images.images()),
                 builder="classic",
+                kernel_version=platform.release(),
                 product="embedded",
                 lacks=_LACKS,
                 notes=(f"OCI runtime {found.kind} {found.version}", *found.notes),
@@ -406,15 +412,11 @@ class EmbeddedEngine(base.Engine):
 
     async def inspect_image(self, image: str) -> ImageState:
         """Look at an image."""
-        return await self._call(
-            lambda house: shapes.image_state(house.images.image(image)), f"inspecting image {image}"
-        )
+        return await self._call(lambda house: shapes.image_state(house.image(image)), f"inspecting image {image}")
 
     async def image_details(self, image: str) -> ImageDetails:
         """Look at an image and its layers."""
-        return await self._call(
-            lambda house: shapes.image_details(house.images.image(image)), f"inspecting image {image}"
-        )
+        return await self._call(lambda house: shapes.image_details(house.image(image)), f"inspecting image {image}")
 
     async def list_images(self) -> list[ImageRow]:
         """List images, newest first."""
@@ -471,6 +473,7 @@ class EmbeddedEngine(base.Engine):
 
     def builder(self, spec: BuildSpec) -> BuilderName:
         """There is one; what it cannot do it refuses. Raises Unsupported."""
+        build.check(spec, engine=self.name)
         return "classic"
 
     @asynccontextmanager
@@ -592,6 +595,13 @@ class EmbeddedEngine(base.Engine):
     async def aclose(self) -> None:
         """There is no connection: containers go on."""
         self._execs.clear()
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
 
 
 def _has_labels(row: ContainerRow, wanted: Sequence[str]) -> bool:

@@ -10,7 +10,6 @@ import functools
 import os
 import platform
 import re
-import select
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from codomyrmex_containerization.engines.embedded import (
     bundle,
     content,
     events,
+    host_image,
     limits,
     network,
     objects,
@@ -140,12 +140,22 @@ class House:
     def _has_ended(record: Record) -> bool:
         return record.status in ("running", "paused") and not (record.first and record.first.is_alive)
 
+    def image(self, reference: str) -> objects.Image:
+        """Return an image of the store, or this machine. Raises NotFound, Ambiguous."""
+        return host_image.image() if host_image.is_meant(reference) else self.images.image(reference)
+
+    def layers(self, image: objects.Image) -> Sequence[Path]:
+        """Return an image's layers, the lowest first."""
+        if image.id == host_image.ID:
+            return (host_image.folder(self.folders.data),)
+        return self.images.layer_folders(image)
+
     # ------------------------------------------------------------------------------------------------------------- made
 
     def create(self, spec: ContainerSpec) -> Record:
         """Enter a container. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
-        image = self.images.image(spec.image)
+        image = self.image(spec.image)
         name = (spec.name or "").removeprefix("/") or self.containers.new_name()
         if not _NAME.match(name):
             raise errors.InvalidArgument(
@@ -273,12 +283,12 @@ class House:
         for name in ("merged", "upper", "work"):
             (folder / name).mkdir(mode=0o755, exist_ok=True)
         overlay.mount(
-            self.images.layer_folders(record.image),
+            self.layers(record.image),
             upper=folder / "upper",
             work=folder / "work",
             target=folder / "merged",
         )
-        for mount in record.mounts:
+        for mount in record.mounts if record.started_at is None else ():
             if mount.type == "volume":
                 self.volumes.fill(mount.name, folder / "merged", mount.target)
 
@@ -295,7 +305,8 @@ class House:
         """
         merged = folder / "merged"
         words, hidden = [*record.entrypoint, *record.command], [mount.target for mount in record.mounts]
-        users.require_program(words, merged, env=record.env, workdir=record.workdir, hidden=hidden)
+        programs = Path("/") if record.image.id == host_image.ID else merged
+        users.require_program(words, programs, env=record.env, workdir=record.workdir, hidden=hidden)
         powers = bundle.capabilities(record, self.powers)
         profile = None if record.spec.privileged else seccomp.profile(powers)
         keeps = profile is not None and self.found.kind == "crun"
@@ -312,6 +323,7 @@ class House:
             annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
             files=self._files(record, folder, attached),
             init=_init(),
+            programs=host_image.binds() if record.image.id == host_image.ID else (),
         )
         state.write_whole(folder / "config.json", bundle.encoded(bundle.config(record, around, powers=powers)))
         return profile if keeps and compiled is None else None
@@ -551,7 +563,7 @@ class House:
                 if record.status == "paused":
                     self.runtime.resume(record.id)
                 self.runtime.kill(record.id, str(users.KILL))
-            if not wait_for_end(record.first, seconds=_KILL_SECONDS):
+            if not state.wait_for_end(record.first, seconds=_KILL_SECONDS):
                 raise errors.Conflict(
                     f"Container {record.name} does not end: the kernel holds its processes back.",
                     hint="try again later",
@@ -662,26 +674,10 @@ class House:
         return found
 
 
-def wait_for_end(process: state.Process, *, seconds: float) -> bool:
-    """Wait until a process has ended; False when it did not in that time."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
-        return True
-    try:
-        if not process.is_alive:
-            return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(seconds * 1000)) or not process.is_alive
-    finally:
-        os.close(descriptor)
-
-
 def _wait_for_file(path: Path, monitor: state.Process) -> None:
     step_seconds, left_seconds = 0.002, _KILL_SECONDS
     while not path.exists() and left_seconds > 0:
-        if wait_for_end(monitor, seconds=step_seconds):
+        if state.wait_for_end(monitor, seconds=step_seconds):
             return
         left_seconds -= step_seconds
 

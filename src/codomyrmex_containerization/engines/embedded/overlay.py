@@ -39,7 +39,9 @@ def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target
     descriptors: list[int] = []
     try:
         # Numbers instead of paths: the kernel takes one page of options, and a path may hold its separators.
-        for layer in reversed(_at_least(layers, target, 1 if upper is not None else 2)):
+        # A layer that occurs twice counts where it lies uppermost; the kernel takes no folder twice.
+        once = list(dict.fromkeys(reversed(_at_least(layers, target, 1 if upper is not None else 2))))
+        for layer in once:
             descriptors.append(os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         options = ["lowerdir=" + ":".join(f"/proc/self/fd/{one}" for one in descriptors)]
         if upper is not None and work is not None:

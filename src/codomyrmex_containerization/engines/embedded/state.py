@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import secrets
+import select
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 _FILE = "container.json"
 _LOCK = "lock"
+_DAMAGED = f"{_FILE}.damaged"
+_BESIDE = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]+\Z")
 _ID_LENGTH = 64
 _SUFFIX_BYTES = 2
 _ADJECTIVES = (
@@ -162,7 +166,18 @@ class Containers:
 
     def damaged(self) -> list[str]:
         """Return the ids of containers whose record cannot be read."""
-        return [id for id in self.ids() if (self.folder(id) / f"{_FILE}.damaged").exists()]
+        return sorted(id for id in self.ids() if self.is_damaged(id))
+
+    def is_damaged(self, container_id: str) -> bool:
+        """Whether a container's record cannot be read."""
+        folder = self.folder(container_id)
+        return (folder / _DAMAGED).exists() and not (folder / _FILE).exists()
+
+    def find_damaged(self, text: str) -> str | None:
+        """Return the id of the container with a damaged record that a name, an id or the beginning of one means; None without."""
+        name = text.removeprefix("/")
+        found = [id for id in self.damaged() if name and (id.startswith(name) or self._id_of(name) == id)]
+        return found[0] if len(found) == 1 else None
 
     def find(self, text: str) -> Record:
         """Return the container that a name, an id or the beginning of one means. Raises NotFound, Ambiguous."""
@@ -190,6 +205,13 @@ class Containers:
             details={"missing": "container"},
         )
 
+    def _damaged(self, container_id: str) -> errors.NotFound:
+        return errors.NotFound(
+            f"The record of container {container_id[:12]} of {self._engine} is damaged: nothing can be done with it but remove it.",
+            hint=f"remove it by its id with force=true; what it wrote is in {self.folder(container_id) / 'upper'}",
+            details={"damaged": container_id},
+        )
+
     def read(self, container_id: str) -> Record:
         """Return one record. Raises NotFound, also for one that is damaged, which is then kept beside and named so."""
         path = self.folder(container_id) / _FILE
@@ -200,14 +222,19 @@ class Containers:
             if seen is not None and seen[0] == key:
                 return seen[1]
             data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise (self._damaged if self.is_damaged(container_id) else self.missing)(container_id) from error
         except OSError as error:
-            raise self.missing(container_id) from error
+            raise errors.EngineUnavailable(
+                f"The record of container {container_id[:12]} cannot be read: {error.strerror}.",
+                hint=f"check the rights of {path}",
+            ) from error
         try:
             record = _adapter().validate_json(data)
         except ValueError as error:
             with suppress(OSError):
-                path.rename(path.with_name(f"{_FILE}.damaged"))
-            raise self.missing(container_id) from error
+                path.rename(path.with_name(_DAMAGED))
+            raise self._damaged(container_id) from error
         self._seen[container_id] = (key, record)
         return record
 
@@ -221,11 +248,16 @@ class Containers:
         """Enter a new container, under its name. Raises Conflict (name taken)."""
         with self._naming():
             self._take_name(record.name, record.id)
+            folder = self.folder(record.id)
             try:
-                self.folder(record.id).mkdir(mode=0o700)
+                folder.mkdir(mode=0o700)
                 return self.write(record)
-            except BaseException:
+            except BaseException as error:
                 self._free_name(record.name)
+                with suppress(OSError):
+                    folder.rmdir()
+                if isinstance(error, OSError):
+                    raise self._unwritable(error) from error
                 raise
 
     def rename(self, record: Record, name: str) -> Record:
@@ -242,11 +274,30 @@ class Containers:
         with suppress(OSError):
             (folder / _FILE).unlink()
         self._free_name(record.name)
-        with suppress(OSError):
-            (folder / _LOCK).unlink()
-        with suppress(OSError):
-            folder.rmdir()
         self._seen.pop(record.id, None)
+
+    def forget_damaged(self, container_id: str) -> None:
+        """Strike out a container whose record cannot be read."""
+        with suppress(OSError):
+            (self.folder(container_id) / _DAMAGED).unlink()
+        for name in os.listdir(self._names):
+            if self._id_of(name) == container_id:
+                self._free_name(name)
+
+    def sweep(self) -> list[str]:
+        """Remove what killed processes have left of records and names; returns the ids of folders that are nobody's.
+
+        Those are the caller's to remove: something may be mounted there.
+        """
+        with self._naming():
+            known = set(self.ids())
+            whole = {id for id in known if any((self.folder(id) / one).exists() for one in (_FILE, _DAMAGED))}
+            for name in os.listdir(self._names):
+                if self._id_of(name) not in whole:
+                    self._free_name(name)
+        for id in whole:
+            sweep_beside(self.folder(id))
+        return sorted(known - whole)
 
     @contextmanager
     def hold(self, container_id: str) -> Iterator[Record]:
@@ -254,15 +305,48 @@ class Containers:
         with self._guard:
             lock = self._held.setdefault(container_id, threading.RLock())
         with lock:
-            try:
-                descriptor = os.open(self.folder(container_id) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise self.missing(container_id) from error
+            descriptor = self._open_lock(container_id)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield self.read(container_id)
             finally:
                 os.close(descriptor)
+
+    @contextmanager
+    def hold_if_free(self, container_id: str) -> Iterator[bool]:
+        """Keep every other thread and process from changing a container, or of one without a record; False when somebody does so now."""
+        with self._guard:
+            lock = self._held.setdefault(container_id, threading.RLock())
+        if not lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            descriptor = self._open_lock(container_id)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            try:
+                yield is_free
+            finally:
+                os.close(descriptor)
+        finally:
+            lock.release()
+
+    def _open_lock(self, container_id: str) -> int:
+        try:
+            return os.open(self.folder(container_id) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.missing(container_id) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> errors.EngineUnavailable:
+        return errors.EngineUnavailable(
+            f"{self._engine} cannot keep its containers: {error.strerror}.",
+            hint=f"make room and check the rights of {self._folder}",
+        )
 
     def new_name(self) -> str:
         """Return a name that no container has."""
@@ -273,7 +357,10 @@ class Containers:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        descriptor = os.open(self._names.with_name("names.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._names.with_name("names.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -312,14 +399,17 @@ def _adapter() -> TypeAdapter[Record]:
     return TypeAdapter(Record)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole whenever somebody reads it, after a crash too. Raises EngineUnavailable."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def write_whole(path: Path, data: bytes, *, forced: bool = True) -> None:
+    """Write a file so that it is whole whenever somebody reads it; if `forced`, after a power cut too. Raises EngineUnavailable."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, data)
-            os.fdatasync(descriptor)
+            rest = memoryview(data)
+            while rest:  # where room runs out the kernel takes a part first, and says so at the next one
+                rest = rest[os.write(descriptor, rest) :]
+            if forced:
+                os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         beside.rename(path)
@@ -329,6 +419,19 @@ def write_whole(path: Path, data: bytes) -> None:
         raise errors.EngineUnavailable(
             f"{path.name} cannot be written: {error.strerror}.", hint=f"make room and check the rights of {path.parent}"
         ) from error
+
+
+def sweep_beside(folder: Path) -> int:
+    """Remove what killed processes did not finish writing in a folder; returns how many files that were."""
+    count = 0
+    with suppress(OSError):
+        for one in os.scandir(folder):
+            maker = _BESIDE.match(one.name)
+            if maker and process_start(int(maker[1])) is None:
+                with suppress(OSError):
+                    os.unlink(one.path)
+                    count += 1
+    return count
 
 
 def new_id() -> str:
@@ -364,3 +467,19 @@ def process(pid: int) -> Process | None:
     """Return a process by which it is known again; None when it has gone."""
     started = process_start(pid)
     return None if started is None else Process(pid, started, boot_id())
+
+
+def wait_for_end(process: Process, *, seconds: float) -> bool:
+    """Wait until a process has ended; False when it did not in that time."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return True
+    try:
+        if not process.is_alive:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000)) or not process.is_alive
+    finally:
+        os.close(descriptor)

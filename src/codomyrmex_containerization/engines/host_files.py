@@ -1,0 +1,140 @@
+"""How is a file of this host read or written for an engine? By a path that was judged before, with no link followed on the way to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from codomyrmex_containerization import errors
+
+Passed = Callable[[int], None]  # told how many bytes have gone by so far
+
+_PIECE_BYTES = 1024 * 1024
+# Only passing through a folder needs no right to read it.
+_PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def source(path: Path) -> Iterator[int]:
+    """Open a file or a folder (its links resolved before); yield its descriptor. Raises NotFound, InvalidArgument, Conflict."""
+    # Without O_NONBLOCK a pipe put in its place would hang the call.
+    held = _opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(held).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise errors.InvalidArgument(f"{path} is neither a file nor a folder.", hint="name an archive or a folder")
+        yield held
+    finally:
+        os.close(held)
+
+
+def is_folder(held: int) -> bool:
+    """Say whether a descriptor is a folder's."""
+    return stat.S_ISDIR(os.fstat(held).st_mode)
+
+
+def pieces(held: int, *, passed: Passed, is_stopped: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield what an open file holds. Raises Cancelled once it is stopped, EngineUnavailable when the disk fails."""
+    at = 0
+    while True:
+        if is_stopped():
+            raise errors.Cancelled("The call was stopped.")
+        try:
+            piece = os.pread(held, _PIECE_BYTES, at)
+        except OSError as error:
+            raise errors.EngineUnavailable(
+                f"The file could not be read to its end: {error.strerror}.", hint="check the disk that it is on"
+            ) from error
+        if not piece:
+            return
+        at += len(piece)
+        passed(at)
+        yield piece
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name, from one that is there too, when all is written; what fails leaves nothing behind.
+
+    Raises Conflict (a folder has the name), EngineUnavailable (no space).
+    """
+    with folder_of(path) as folder:
+        try:
+            if stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise errors.Conflict(f"{path} is a folder.", hint="name a file in it")
+        except FileNotFoundError:
+            pass
+        part = f".{secrets.token_hex(6)}.part"
+        try:
+            held = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            with open(held, "wb", buffering=_PIECE_BYTES) as file:
+                yield file
+                file.flush()
+                os.fsync(held)
+            os.rename(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        finally:
+            with suppress(OSError):
+                os.unlink(part, dir_fd=folder)
+
+
+def write(path: Path, given: Iterator[bytes], *, passed: Passed) -> int:
+    """Write a new file of pieces and return how many bytes it has. Raises what `new_file` and the pieces raise."""
+    count = 0
+    with new_file(path) as file:
+        while (piece := next(given, None)) is not None:
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise unwritable(path, error) from error
+            count += len(piece)
+            passed(count)
+    return count
+
+
+@contextmanager
+def folder_of(path: Path) -> Iterator[int]:
+    """Open the folder that a path lies in. Raises NotFound, Conflict."""
+    held = _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield held
+    finally:
+        os.close(held)
+
+
+def unwritable(path: Path, error: OSError) -> errors.ContainerizationError:
+    """Return the error for a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.EngineUnavailable(f"{path} could not be written: {error.strerror}.", hint="free disk space there")
+    return errors.Conflict(
+        f"{path} could not be written: {error.strerror or 'failed'}.", hint="check its folder, or name another file"
+    )
+
+
+def _opened(path: Path, flags: int) -> int:
+    now = os.open("/", _PASSING)
+    try:
+        for depth, part in enumerate(path.parts[1:], start=2):
+            below = os.open(
+                part, _PASSING if depth < len(path.parts) else flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=now
+            )
+            os.close(now)
+            now = below
+    except OSError as error:
+        os.close(now)
+        if error.errno == errno.ENOENT:
+            raise errors.NotFound(
+                f"There is no {path}.", hint="check the path", details={"missing": "file"}
+            ) from error
+        raise errors.Conflict(
+            f"{path} cannot be opened: {error.strerror or 'failed'}.",
+            hint="check that it is there and who may use it, then call again",
+        ) from error
+    return now
