@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import daily, engine, measures, podman, report, wire
+from benchmarks import daily, embedded, engine, measures, podman, report, wire
 from benchmarks.lab import Lab, prepare
 from tests import backends
 
 _WITH_CONTAINERS = {**measures.WITH_CONTAINERS, **daily.WITH_CONTAINERS}
 _OF_PODMAN = {**podman.WITHOUT_CONTAINERS, **podman.WITH_CONTAINERS}
-_KNOWN = [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS, *_OF_PODMAN]
+_EMBEDDED = "embedded"
+_KNOWN = [*measures.WITHOUT_CONTAINERS, *_WITH_CONTAINERS, *_OF_PODMAN, _EMBEDDED]
 _FULL = (12, 100)
 _QUICK = (3, 10)
 
@@ -56,6 +57,10 @@ def _measure(
                 rows.extend(_each(measures.WITHOUT_CONTAINERS[name](lab)))
     _measure_docker(lab, [name for name in wanted if name in _WITH_CONTAINERS], containers, rows, failures)
     _measure_podman(lab, [name for name in wanted if name in _OF_PODMAN], containers, rows, failures)
+    if _EMBEDDED in wanted:
+        _say("starting containers on the embedded engine")
+        with _reported(_EMBEDDED, failures):
+            rows.extend(_each(embedded.measured(lab, containers)))
 
 
 def _measure_docker(

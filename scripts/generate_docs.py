@@ -71,6 +71,11 @@ _ASKS = {
     "container_control": _ASKS_FOR_OTHERS,
     "container_copy": "may destroy: asks before it overwrites a host file",
     "container_exec": _ASKS_FOR_OTHERS,
+    "container_export": "may destroy: asks before it overwrites a host file",
+    "container_update": _ASKS_FOR_OTHERS,
+    "image_import": "may destroy: asks before it takes a name from another image",
+    "image_load": "may destroy: asks before it takes a name from another image",
+    "image_save": "may destroy: asks before it overwrites a host file",
 }
 
 
@@ -276,6 +281,28 @@ _OWN_ERRORS: dict[str, dict[str, str]] = {
         "refused": "a host path that the policy does not allow, or a container that it would refuse to create",
     },
     "container_remove": {"conflict": "it runs and `force` is not given, or its state changed since the question"},
+    "container_export": {"refused": "a host path that the policy does not allow", "conflict": "`path` is a folder"},
+    "container_update": {
+        "invalid_argument": "nothing is to be changed, or a limit that the engine cannot set",
+        "refused": "the container is not this server's and the policy would refuse to create it",
+        "unsupported": "the engine cannot change limits, or not of a container that does not run",
+    },
+    "image_import": {
+        "refused": "a host path that the policy does not allow",
+        "invalid_argument": "no root file system: damaged, or neither a tar nor a folder",
+        "unsupported": "the engine imports nothing, or the folder holds a device",
+    },
+    "image_load": {
+        "refused": "a host path that the policy does not allow",
+        "invalid_argument": "no archive of images, damaged, or one of several images and a `tag`",
+        "unsupported": "the engine loads nothing, or not from a folder",
+    },
+    "image_save": {
+        "not_found": "there is no such image; the nearest names are in the answer",
+        "refused": "a host path that the policy does not allow",
+        "conflict": "`path` is a folder, with `oci` one that is not empty",
+        "unsupported": "the engine cannot write that `format`",
+    },
     "container_logs": {"unsupported": "the container's log driver keeps nothing that can be read"},
 }
 

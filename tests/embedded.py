@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from codomyrmex_containerization import process
-from codomyrmex_containerization.engines.embedded import objects, overlay
+from codomyrmex_containerization.engines.embedded import folders, objects
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.models.engine import Endpoint
 from tests import backends
@@ -41,11 +44,27 @@ def base_image(engine: EmbeddedEngine, folder: Path) -> str:
     return IMAGE
 
 
+@contextmanager
+def own_folders() -> Iterator[EmbeddedEngine]:
+    """The engine that a server of this test uses, by the folders of its environment; what it has left is taken away afterwards."""
+    require()
+    data = Path(os.environ["CODOMYRMEX_CONTAINERIZATION_DATA_DIR"]) / "embedded"
+    found = folders.of(data, os.environ)
+    engine = EmbeddedEngine(
+        Endpoint("embedded", f"file://{data}", "the tests", kind="embedded"), found, timeout_seconds=TIMEOUT_SECONDS
+    )
+    try:
+        yield engine
+    finally:
+        swept(engine)
+        shutil.rmtree(found.run, ignore_errors=True)
+
+
 def swept(engine: EmbeddedEngine) -> None:
     """Take away whatever an engine of the tests has left, mounts before folders."""
     house = engine.house
     for record in house.containers.all():
         house.remove(record.id, force=True, with_volumes=True)
-    for id in house.containers.ids():
-        overlay.unmount(house.containers.folder(id) / "merged")
+    for id in house.containers.ids():  # those whose records were damaged
+        house.take_down(id, house.containers.folder(id))
     house.networks.recover(())

@@ -18,16 +18,21 @@ __all__ = [
     "container_copy",
     "container_events",
     "container_exec",
+    "container_export",
     "container_inspect",
     "container_list",
     "container_logs",
     "container_remove",
     "container_run",
     "container_runtime_status",
+    "container_update",
     "engine_prune",
+    "image_import",
     "image_inspect",
     "image_list",
+    "image_load",
     "image_remove",
+    "image_save",
     "image_tag",
     "network_connect",
     "network_create",
@@ -332,6 +337,39 @@ def container_exec(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["container", "path"],
+        "type": "object",
+    },
+)
+def container_export(
+    container: str,
+    path: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Write a container's root file system, without its mounts, to a tar on the host. Overwriting a file needs a confirmation."""
+    return plain.answer(
+        "container_export",
+        {
+            "container": container,
+            "path": path,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -525,7 +563,7 @@ def container_remove(
                 "type": "string",
             },
             "env": {
-                "description": "Environment variables",
+                "description": "Environment",
                 "additionalProperties": {"type": "string"},
                 "maxProperties": 500,
                 "type": "object",
@@ -550,7 +588,7 @@ def container_remove(
                 "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
                 "maxLength": 100000,
             },
-            "stdin": {"description": "Text for its standard input", "maxLength": 4000000, "type": "string"},
+            "stdin": {"description": "Standard input", "maxLength": 4000000, "type": "string"},
             "detach": {"description": "Leave it running and return at once", "type": "boolean"},
             "timeout_seconds": {
                 "default": 60,
@@ -583,7 +621,7 @@ def container_remove(
                 },
                 "type": "object",
             },
-            "read_only_rootfs": {"description": "Root file system read-only", "type": "boolean"},
+            "read_only_rootfs": {"description": "Read-only root", "type": "boolean"},
             "cap_drop": {
                 "description": "Capabilities to drop, or ALL",
                 "items": {"type": "string"},
@@ -638,6 +676,7 @@ def container_remove(
                 "type": "string",
             },
             "platform": {"description": "e.g. linux/arm64", "maxLength": 64, "type": "string"},
+            "isolation": {"description": "On embedded", "enum": ["standard", "strict"], "type": "string"},
             "keep": {"description": "Do not remove it at its end", "type": "boolean"},
             "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
         },
@@ -673,6 +712,7 @@ def container_run(
     labels: dict[str, str] | None = None,
     pull_policy: Literal["always", "missing", "never"] = "missing",
     platform: str | None = None,
+    isolation: Literal["standard", "strict"] | None = None,
     keep: bool = False,
     engine: str | None = None,
 ) -> dict[str, Any]:
@@ -706,6 +746,7 @@ def container_run(
             "labels": labels,
             "pull_policy": pull_policy,
             "platform": platform,
+            "isolation": isolation,
             "keep": keep,
             "engine": engine,
         },
@@ -732,6 +773,45 @@ def container_runtime_status(
         "container_runtime_status",
         {
             "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "memory": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "'512m' or bytes"},
+            "cpus": {"description": "Most CPUs", "exclusiveMinimum": 0, "maximum": 1024, "type": "number"},
+            "pids_limit": {"description": "Most processes", "maximum": 4194304, "minimum": 1, "type": "integer"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_update(
+    container: str,
+    *,
+    memory: str | int | None = None,
+    cpus: float | None = None,
+    pids_limit: int | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Change the limits of a container, running or not; those that are not named stay."""
+    return plain.answer(
+        "container_update",
+        {
+            "container": container,
+            "memory": memory,
+            "cpus": cpus,
+            "pids_limit": pids_limit,
+            "engine": engine,
+            "confirm_token": confirm_token,
         },
     )
 
@@ -774,6 +854,39 @@ def engine_prune(
             "kind": kind,
             "older_than": older_than,
             "dry_run": dry_run,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
+            "tag": {"description": "Its name, e.g. shop/web:1.2", "maxLength": 512, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["path", "tag"],
+        "type": "object",
+    },
+)
+def image_import(
+    path: str,
+    tag: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Make an image, without a command of its own, of a root file system: a tar or a folder. Taking a name from another asks first."""
+    return plain.answer(
+        "image_import",
+        {
+            "path": path,
+            "tag": tag,
             "engine": engine,
             "confirm_token": confirm_token,
         },
@@ -843,6 +956,39 @@ def image_list(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
+            "tag": {"description": "One more name, for an archive of one image", "maxLength": 512, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["path"],
+        "type": "object",
+    },
+)
+def image_load(
+    path: str,
+    *,
+    tag: str | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Load the images of an archive, as `docker load` does. Taking a name from another image needs a confirmation."""
+    return plain.answer(
+        "image_load",
+        {
+            "path": path,
+            "tag": tag,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -869,6 +1015,47 @@ def image_remove(
         {
             "image": image,
             "force": force,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
+            "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
+            "format": {
+                "default": "docker-archive",
+                "description": "The oci ones are the embedded engine's; oci is a folder",
+                "enum": ["docker-archive", "oci-archive", "oci"],
+                "type": "string",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+        },
+        "required": ["image", "path"],
+        "type": "object",
+    },
+)
+def image_save(
+    image: str,
+    path: str,
+    *,
+    format: Literal["docker-archive", "oci-archive", "oci"] = "docker-archive",
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Write an image to a host file, as `docker save` does, to be loaded elsewhere. Overwriting a file needs a confirmation."""
+    return plain.answer(
+        "image_save",
+        {
+            "image": image,
+            "path": path,
+            "format": format,
             "engine": engine,
             "confirm_token": confirm_token,
         },

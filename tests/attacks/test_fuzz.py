@@ -107,7 +107,8 @@ PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     },
     "container_control": {
         "container": _CONTAINERS,
-        "action": ("start", "stop", "restart", "unpause", "kill"),
+        # Mostly what lets it run again: of one that is stopped nobody learns whether commands in it are safe.
+        "action": ("start", "start", "restart", "restart", "stop", "unpause", "kill"),
         "timeout_seconds": (0, 1),
         "signal": ("TERM", "KILL"),
     },
@@ -146,6 +147,30 @@ PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
         "older_than": ("1h", "0s"),
         "dry_run": (True, False),
         "confirm_token": ("A" * 16,),
+    },
+    "image_load": {
+        "path": ("./image.tar", "./out.tar", "precious.txt", "../outside/file", "~/.ssh/id_ed25519", "/etc"),
+        "tag": ("localhost/fuzz-a:4", "localhost/precious:1"),
+        "confirm_token": ("A" * 16,),
+    },
+    "image_save": {
+        "image": (IMAGE, "localhost/precious:1"),
+        "path": ("./out.tar", "./out-2.tar", "precious.txt", "../outside/file", "~/.ssh/id_ed25519"),
+        "format": ("docker-archive", "oci"),
+        "confirm_token": ("A" * 16,),
+    },
+    "image_import": {
+        "path": ("./root.tar", "./root", "precious.txt", "../outside/file", "~/.ssh", "/etc"),
+        "tag": ("localhost/fuzz-b:5", "localhost/precious:1"),
+        "confirm_token": ("A" * 16,),
+    },
+    "container_export": {
+        "container": ("precious", "fuzz-a", "nobody"),
+        "path": ("./out-3.tar", "precious.txt", "../outside/file", "~/.ssh/id_ed25519"),
+        "confirm_token": ("A" * 16,),
+    },
+    "container_update": {
+        "container": _CONTAINERS, "memory": ("64m", 67108864), "cpus": (0.5,), "pids_limit": (50,),
     },
     "container_events": {"since": ("1m",), "filters": ({"container": "precious"}, {"type": "image"}), "follow_seconds": _SOON},
 }  # fmt: skip
@@ -206,6 +231,11 @@ def treasure(attacked_engine: OwnEngine, tmp_path: Path, private_folders: Path, 
     (private_folders / ".ssh" / "id_ed25519").write_text(f"{SECRET}\n")
     (tmp_path / "work" / "precious.txt").write_text("precious\n")
     (tmp_path / "work" / "in.txt").write_text("in\n")
+    # Without a name: to load it takes nothing from anybody.
+    id = docker(["image", "inspect", "--format", "{{.Id}}", IMAGE]).stdout.strip()
+    docker(["save", "--output", str(tmp_path / "work" / "image.tar"), id])
+    docker(["export", "--output", str(tmp_path / "work" / "root.tar"), "precious"])
+    (tmp_path / "work" / "root" / "etc").mkdir(parents=True)
     (tmp_path / "home").symlink_to(private_folders)
     changes = docker(["diff", "precious-root"]).stdout
     yield Treasure(docker, driver.holdings(docker), tmp_path, _treasured_files(tmp_path), _root_state(docker), changes)

@@ -91,6 +91,14 @@ def _calls(given: str) -> dict[str, list[dict[str, Any]]]:
         "network_remove": [{"network": lost}],
         "network_connect": [{"network": lost, "container": CONTAINER, "aliases": [lost]}],
         "network_disconnect": [{"network": "bridge", "container": lost}],
+        "image_load": [{"path": f"../{given}.tar"}, {"path": "none.tar", "tag": lost}],
+        "image_save": [{"image": STORED, "path": f"../{given}.tar"}, {"image": lost, "path": "out.tar"}],
+        "image_import": [{"path": f"../{given}", "tag": "localhost/none"}, {"path": ".", "tag": f"-{given}"}],
+        "container_export": [
+            {"container": CONTAINER, "path": f"../{given}.tar"},
+            {"container": lost, "path": "out.tar"},
+        ],
+        "container_update": [{"container": CONTAINER, "memory": given}, {"container": lost, "cpus": 1}],
         "engine_prune": [{"kind": "images"}, {"kind": lost}],
     }
 

@@ -48,6 +48,11 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "network_disconnect": ({"network": "x", "container": "y"}, "destroy"),
     "engine_prune": ({"kind": "images", "dry_run": False}, "destroy"),
     "container_events": ({}, "read"),
+    "image_load": ({"path": "."}, "destroy"),
+    "image_save": ({"image": "x", "path": "./b"}, "destroy"),
+    "image_import": ({"path": ".", "tag": "y"}, "destroy"),
+    "container_export": ({"container": "x", "path": "./b"}, "destroy"),
+    "container_update": ({"container": "x", "memory": "64m"}, "destroy"),
 }
 PROPERTIES = "wrong and random arguments, without an engine"
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")

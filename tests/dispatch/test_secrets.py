@@ -271,6 +271,36 @@ async def pruning(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -
     await house.call("engine_prune", kind="containers", dry_run=False, confirm_token=secret("Token"))
 
 
+async def archived(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_path, name = secret("Path"), f"localhost/{store_name()}"
+    for number, path in enumerate(("saved.tar", f"api_token={in_path}.tar")):
+        saved = await house.ok("image_save", image=world.image, path=path)
+        assert saved["bytes"] > 500_000
+        await house.fails("confirmation_required", "image_save", image=world.image, path=path)
+        # It is a stranger's image, and its name too.
+        await house.fails("confirmation_required", "image_load", path=path)
+        await house.ok("container_export", container=world.container, path=f"{number}-{path}")
+        await house.ok("image_import", path=f"{number}-{path}", tag=name)
+    Path("broken.tar").write_bytes(f"password={world.in_env}\n".encode() * 100)
+    await house.fails("invalid_argument", "image_load", path="broken.tar")
+    await house.fails("invalid_argument", "image_import", path="broken.tar", tag=name)
+    await house.fails("invalid_argument", "container_update", container=world.container, memory=f"-{world.in_env}")
+    await house.fails("not_found", "container_export", container=world.in_env, path="out.tar")
+    await house.ok("image_remove", image=name, force=True)
+    for row in (await house.ok("image_list", dangling=True))["images"]:
+        if house.engine.owns("image", (await house.engine.inspect_image(row["id"])).id):
+            await house.ok("image_remove", image=row["id"])
+    assert_kept(house, in_path)
+
+
+async def updating(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
+    now = await house.ok("container_update", container=made["name"], memory="64m", cpus=0.5)
+    assert (now["memory_bytes"], now["cpus"]) == (64 * 1024 * 1024, 0.5)
+    await house.fails("invalid_argument", "container_update", container=made["name"])
+    await house.call("container_update", container=world.container, memory=world.in_env)
+
+
 async def happenings(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
     said = ["sh", "-c", f"echo password={world.in_env}; true {world.in_label}"]
@@ -301,6 +331,8 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "engine_prune": pruning,
     "container_events": happenings,
+    **dict.fromkeys(("image_save", "image_load", "image_import", "container_export"), archived),
+    "container_update": updating,
 }
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import anyio
 import pytest
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.models.container import Mount
 from codomyrmex_containerization.models.image import BuildEvent, BuildSecret
-from tests.engines.contract import LABELS, NOBODY_HAS, Bench, behaviour, busy_threads, no_thread_left, raises
+from tests.engines.contract import (
+    LABELS,
+    NOBODY_HAS,
+    Bench,
+    archive_of,
+    behaviour,
+    busy_threads,
+    no_thread_left,
+    or_elsewhere,
+    raises,
+)
 
 
 def kinds(events: list[BuildEvent]) -> set[str]:
@@ -295,3 +308,144 @@ async def untagged_image_is_in_the_list(bench: Bench) -> None:
         await bench.engine.remove_image(lost, force=True)
     with pytest.raises(errors.NotFound):
         await bench.engine.inspect_image(lost)
+
+
+# ------------------------------------------------------------------------------------------------------------- archives
+
+
+@behaviour("archives", "build")
+async def saved_image_is_loaded_again(bench: Bench) -> None:
+    """An image that is saved, removed and loaded is the same image, with its name"""
+    tag, file = await bench.built(f"FROM {bench.image}\nENV MARK={bench.fresh()}\n"), bench.folder / "saved.tar"
+    before = await bench.engine.image_details(tag)
+    heard: list[int] = []
+    with or_elsewhere("archives of images"):
+        size = await bench.engine.save_image(tag, file, format="docker-archive", passed=heard.append)
+    assert (size, file.stat().st_mode & 0o777) == (file.stat().st_size, 0o600)
+    await bench.engine.remove_image(tag, force=True)
+    assert tag in await bench.engine.load_image(file, passed=heard.append)
+    assert set(heard) <= set(range(size + 1))
+    after = await bench.engine.image_details(tag)
+    assert (after.id, after.env, after.command) == (before.id, before.env, before.command)
+    made = await bench.create("sh", "-c", "echo runs", image=tag)
+    assert (await bench.attached(made)).stdout == b"runs\n"
+    assert [one.name for one in bench.folder.glob("*saved*")] == ["saved.tar"]
+
+
+@behaviour("archives")
+async def what_is_not_there_is_not_saved(bench: Bench) -> None:
+    """What is not there is not saved, and leaves no file"""
+    file = bench.folder / "missing.tar"
+    with or_elsewhere("archives of images"):
+        async with raises(errors.NotFound):
+            await bench.engine.save_image(NOBODY_HAS, file, format="docker-archive")
+        async with raises(errors.NotFound):
+            await bench.engine.export_container(bench.fresh(), file)
+        async with raises(errors.NotFound):
+            await bench.engine.load_image(file)
+    assert not list(bench.folder.glob("*missing*"))
+
+
+@behaviour("archives")
+async def image_in_another_form_is_saved_or_refused(bench: Bench) -> None:
+    """An image is saved as an OCI archive and as an OCI folder, or the engine says which one can"""
+    archive, folder = bench.folder / "oci.tar", bench.folder / "oci"
+    with or_elsewhere("OCI archives"):
+        assert await bench.engine.save_image(bench.image, archive, format="oci-archive") == archive.stat().st_size
+        assert await bench.engine.save_image(bench.image, folder, format="oci") > 0
+    id = (await bench.engine.inspect_image(bench.image)).id
+    for file in (archive, folder):
+        (name,) = await bench.engine.load_image(file)
+        assert (await bench.engine.inspect_image(name)).id == id
+
+
+@behaviour("archives")
+async def damaged_archive_is_an_error(bench: Bench) -> None:
+    """A damaged archive, and one of something else, are errors, never an empty success"""
+    whole = bench.folder / "whole.tar"
+    with or_elsewhere("archives of images"):
+        size = await bench.engine.save_image(bench.image, whole, format="docker-archive")
+    names = await bench.engine.list_image_names()
+    rubbish = {
+        "empty": b"",
+        "rubbish": b"no archive at all\n" * 1000,
+        "cut": whole.read_bytes()[: size // 2],
+        "other": archive_of({"file": b"x"}),
+        "manifest": archive_of({"manifest.json": b"["}),
+        "hollow": archive_of(
+            {"manifest.json": b'[{"Config":"none.json","RepoTags":["localhost/none:1"],"Layers":[]}]'}
+        ),
+    }
+    for name, data in rubbish.items():
+        (bench.folder / name).write_bytes(data)
+        async with raises(errors.InvalidArgument):
+            await bench.engine.load_image(bench.folder / name)
+    for name in ("empty", "rubbish", "cut"):
+        async with raises(errors.InvalidArgument):
+            await bench.engine.import_image(bench.folder / name, tag=bench.tag(), labels=LABELS)
+    assert await bench.engine.list_image_names() == names
+
+
+@behaviour("archives")
+async def exported_container_becomes_an_image(bench: Bench) -> None:
+    """A container's files, exported and imported, are an image that runs"""
+    script = "echo kept > /kept; mkdir -p /deep/er; echo in the volume > /data/file"
+    ended = await bench.ended(script, mounts=(Mount("tmpfs", "/data"),))
+    file, tag = bench.folder / "root.tar", bench.tag()
+    with or_elsewhere("exporting containers"):
+        size = await bench.engine.export_container(ended, file)
+    assert size == file.stat().st_size
+    with tarfile.open(file) as archive:
+        names = {name.removeprefix("./").rstrip("/") for name in archive.getnames()}
+    assert {"kept", "deep/er", "bin/sh"} <= names
+    assert "data/file" not in names
+    id = await bench.engine.import_image(file, tag=tag, labels={**LABELS, "team": "a b ä"})
+    found = await bench.engine.inspect_image(tag)
+    assert (found.id, found.labels["team"]) == (id, "a b ä")
+    made = await bench.create("/bin/sh", "-c", "cat /kept; pwd", image=tag)
+    assert (await bench.attached(made)).stdout == b"kept\n/\n"
+
+
+@behaviour("archives")
+async def running_container_is_exported(bench: Bench) -> None:
+    """A container that runs is exported too, and runs on"""
+    running, file = await bench.started("sh", "-c", "sleep 100000"), bench.folder / "running.tar"
+    assert (await bench.exec(running, "sh", "-c", "echo now > /now")).exit_code == 0
+    with or_elsewhere("exporting containers"):
+        await bench.engine.export_container(running, file)
+    with tarfile.open(file) as archive:
+        now = next(one for one in archive if one.name.removeprefix("./") == "now")
+        content = archive.extractfile(now)
+        assert content is not None
+        assert content.read() == b"now\n"
+    assert (await bench.engine.inspect_container(running)).status == "running"
+
+
+@behaviour("archives")
+async def folder_becomes_an_image(bench: Bench) -> None:
+    """A folder with a root file system becomes an image, owners and modes kept"""
+    top, tag = bench.folder / "root", bench.tag()
+    (top / "etc").mkdir(parents=True)
+    (top / "etc" / "name").write_text("folder\n")
+    (top / "etc" / "name").chmod(0o640)
+    (top / "link").symlink_to("etc/name")
+    with or_elsewhere("images of folders"):
+        await bench.engine.import_image(top, tag=tag, labels=LABELS)
+    made = await bench.create("/none", image=tag)
+    found = await bench.read(made, "/etc/name")
+    assert found["name"].mode & 0o777 == 0o640
+    assert (await bench.engine.stat_path(made, "/link")).link_target == "/etc/name"
+
+
+@behaviour("archives")
+async def folder_in_a_files_way_is_a_conflict(bench: Bench) -> None:
+    """A file does not take a folder's place; one that is there is replaced whole"""
+    (bench.folder / "taken").mkdir()
+    old = bench.folder / "old.tar"
+    old.write_bytes(b"old")
+    with or_elsewhere("archives of images"):
+        async with raises(errors.Conflict):
+            await bench.engine.save_image(bench.image, bench.folder / "taken", format="docker-archive")
+        await bench.engine.save_image(bench.image, old, format="docker-archive")
+    with tarfile.open(old) as archive:
+        assert archive.getnames()

@@ -20,7 +20,8 @@ from tests.dispatch import harness
 from tests.dispatch.harness import House
 
 STORAGE = """
-    engine_prune network_connect network_create network_disconnect network_list network_remove
+    container_export container_update engine_prune image_import image_load image_save
+    network_connect network_create network_disconnect network_list network_remove
     volume_create volume_list volume_remove
 """.split()
 
@@ -84,7 +85,7 @@ async def confirmed(house: House, tool: str, arguments: dict[str, Any]) -> dict[
     return await house.ok(tool, arguments, confirm_token=outcome.error_data["confirm_token"])
 
 
-def test_the_toolset_is_nine_tools_none_of_them_offered_by_default() -> None:
+def test_the_toolset_is_fourteen_tools_none_of_them_offered_by_default() -> None:
     tools = application.tools()
     assert sorted(name for name, spec in tools.items() if spec.toolset == "storage") == STORAGE
     assert tools["container_events"].toolset == "monitoring"

@@ -319,6 +319,12 @@ _RUN = ToolCommand(
         flag("--read-only-rootfs", "read_only_rootfs", "Make its root file system read-only."),
         many("--cap-add", "cap_add", "NAME", "Capability to add."),
         many("--cap-drop", "cap_drop", "NAME", "Capability to drop, or ALL."),
+        option(
+            "--isolation",
+            "isolation",
+            "How strong its walls are, on the embedded engine (default standard).",
+            type=click.Choice(["standard", "strict"]),
+        ),
         flag("--privileged", "privileged", "Without isolation; refused unless the policy allows it."),
         option("--restart", "restart", "no, always, unless-stopped, on-failure[:N]; with --detach.", metavar="POLICY"),
         many("-l/--label", "labels", "NAME=VALUE", "Label of the container.", arguments.labels),

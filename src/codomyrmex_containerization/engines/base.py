@@ -8,12 +8,14 @@ do this at all). Nothing else than the errors listed leaves an engine: no except
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
+from codomyrmex_containerization import errors
 from codomyrmex_containerization.models.container import (
     ContainerRow,
     ContainerSpec,
@@ -37,6 +39,9 @@ from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, N
 from codomyrmex_containerization.models.usage import Usage
 
 T = TypeVar("T")
+
+ArchiveFormat = Literal["docker-archive", "oci-archive", "oci"]
+Passed = Callable[[int], None]  # is told, in a thread, how many bytes have gone by so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,45 @@ class Engine(ABC):
     @abstractmethod
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
         """Remove an image or a tag; return the names and the ids that are gone. Raises NotFound, Conflict (in use)."""
+
+    # Archives are files of this host, wherever the engine is; paths are absolute, with their links resolved.
+
+    async def load_image(self, source: Path, *, passed: Passed = lambda count: None) -> tuple[str, ...]:
+        """Load the images of an archive under the names that it gives them; return those names, and the ids of images without.
+
+        Raises NotFound (no such file), InvalidArgument (damaged, or no archive of images), Unsupported.
+        """
+        raise self._no_archives("load an image from an archive")
+
+    async def save_image(
+        self, image: str, target: Path, *, format: ArchiveFormat, passed: Passed = lambda count: None
+    ) -> int:
+        """Write an image, with the name that it is given by, to a file (`oci`: a new folder); return how many bytes that has.
+
+        Raises NotFound, Conflict (a folder is there), Unsupported (the format).
+        """
+        raise self._no_archives("save an image")
+
+    async def import_image(
+        self, source: Path, *, tag: str, labels: Mapping[str, str], passed: Passed = lambda count: None
+    ) -> str:
+        """Make an image of a root file system, a tar or a folder, name and label it and return its id.
+
+        Raises NotFound (no such file), InvalidArgument (damaged, no tar), Unsupported (what no layer can hold).
+        """
+        raise self._no_archives("make an image of a root file system")
+
+    async def export_container(self, container: str, target: Path, *, passed: Passed = lambda count: None) -> int:
+        """Write a container's root file system, without what is mounted in it, to a tar; return how many bytes that has.
+
+        Raises NotFound, Conflict (a folder is there).
+        """
+        raise self._no_archives("export a container")
+
+    def _no_archives(self, what: str) -> errors.Unsupported:
+        return errors.Unsupported(
+            f"{self.name} cannot {what}.", hint="use an engine that can: engine='docker', 'podman' or 'embedded'"
+        )
 
     @abstractmethod
     def builder(self, spec: BuildSpec) -> BuilderName:

@@ -322,6 +322,43 @@ class GuardedEngine(base.Engine):
             self._ledger.removed("image", self.name, one)
         return gone
 
+    async def load_image(self, source: Path, *, passed: base.Passed = lambda count: None) -> tuple[str, ...]:
+        """Judge the path, load, remember what was not there before. Raises Refused beside the engine's own errors."""
+        path = self.resolve_path(source, purpose="an archive of images")
+        before = await self._image_ids()
+        names = await self._engine.load_image(path, passed=passed)
+        for id in {(await self.inspect_image(name)).id for name in names} - before:
+            self.image_built(id)
+        return names
+
+    async def save_image(
+        self, image: str, target: Path, *, format: base.ArchiveFormat, passed: base.Passed = lambda count: None
+    ) -> int:
+        """Judge the path and save. Raises Refused beside the engine's own errors."""
+        path = self.resolve_new_path(target, purpose="the archive of an image")
+        return await self._engine.save_image(image, path, format=format, passed=passed)
+
+    async def import_image(
+        self, source: Path, *, tag: str, labels: Mapping[str, str], passed: base.Passed = lambda count: None
+    ) -> str:
+        """Judge the path, label, import, remember. Raises Refused beside the engine's own errors."""
+        path = self.resolve_path(source, purpose="a root file system")
+        policy.judge_labels(labels)
+        before = await self._image_ids()
+        labels = {**labels, LABEL_HOST: self._ledger.host}
+        id = await self._engine.import_image(path, tag=tag, labels=labels, passed=passed)
+        if id not in before:
+            self.image_built(id)
+        return id
+
+    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
+        """Judge the path and export. Raises Refused beside the engine's own errors."""
+        path = self.resolve_new_path(target, purpose="the archive of a container")
+        return await self._engine.export_container(container, path, passed=passed)
+
+    async def _image_ids(self) -> set[str]:
+        return {row.id for row in await self._engine.list_images()}
+
     def builder(self, spec: BuildSpec) -> BuilderName:
         return self._engine.builder(spec)
 

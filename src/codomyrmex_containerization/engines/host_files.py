@@ -9,11 +9,9 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from codomyrmex_containerization import errors
-
-Passed = Callable[[int], None]  # told how many bytes have gone by so far
+from codomyrmex_containerization.engines.base import Passed
 
 _PIECE_BYTES = 1024 * 1024
 # Only passing through a folder needs no right to read it.
@@ -58,45 +56,69 @@ def pieces(held: int, *, passed: Passed, is_stopped: Callable[[], bool]) -> Iter
         yield piece
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its name, from one that is there too, when all is written; what fails leaves nothing behind.
+def write(path: Path, given: Iterator[bytes], *, passed: Passed) -> int:
+    """Write pieces to a file, which takes its name (from one that is there too) when all is written; return how many bytes it has.
 
-    Raises Conflict (a folder has the name), EngineUnavailable (no space).
+    What fails leaves nothing behind. Raises Conflict (a folder has the name), EngineUnavailable (no space), and what the pieces raise.
     """
     with folder_of(path) as folder:
-        try:
-            if stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise errors.Conflict(f"{path} is a folder.", hint="name a file in it")
-        except FileNotFoundError:
-            pass
+        _refuse_folder(path, folder)
         part = f".{secrets.token_hex(6)}.part"
         try:
-            held = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-            with open(held, "wb", buffering=_PIECE_BYTES) as file:
-                yield file
-                file.flush()
-                os.fsync(held)
-            os.rename(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except OSError as error:
-            raise unwritable(path, error) from error
+            with _writing(path):
+                held = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            try:
+                count = _written(path, held, given, passed)
+            finally:
+                os.close(held)
+            with _writing(path):
+                os.rename(part, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            return count
         finally:
             with suppress(OSError):
                 os.unlink(part, dir_fd=folder)
 
 
-def write(path: Path, given: Iterator[bytes], *, passed: Passed) -> int:
-    """Write a new file of pieces and return how many bytes it has. Raises what `new_file` and the pieces raise."""
+def _written(path: Path, held: int, given: Iterator[bytes], passed: Passed) -> int:
     count = 0
-    with new_file(path) as file:
-        while (piece := next(given, None)) is not None:
-            try:
-                file.write(piece)
-            except OSError as error:
-                raise unwritable(path, error) from error
-            count += len(piece)
-            passed(count)
+    for piece in given:
+        # Only what this host's disk says: a connection's errors are of the same kind.
+        with _writing(path):
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(held, left) :]
+        count += len(piece)
+        passed(count)
+    with _writing(path):
+        os.fsync(held)
     return count
+
+
+def _refuse_folder(path: Path, folder: int) -> None:
+    with _writing(path):
+        try:
+            found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+    if stat.S_ISDIR(found.st_mode):
+        raise errors.Conflict(f"{path} is a folder.", hint="name a file in it")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def size(name: str, folder: int) -> int:
+    """Return how many bytes a file has, or all files of a folder together, that lies in an open folder."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        return found.st_size
+    walked = os.fwalk(name, dir_fd=folder, follow_symlinks=False)
+    return sum(os.stat(one, dir_fd=at, follow_symlinks=False).st_size for _, _, names, at in walked for one in names)
 
 
 @contextmanager
@@ -109,7 +131,7 @@ def folder_of(path: Path) -> Iterator[int]:
         os.close(held)
 
 
-def unwritable(path: Path, error: OSError) -> errors.ContainerizationError:
+def _unwritable(path: Path, error: OSError) -> errors.ContainerizationError:
     """Return the error for a file that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return errors.EngineUnavailable(f"{path} could not be written: {error.strerror}.", hint="free disk space there")
@@ -130,9 +152,7 @@ def _opened(path: Path, flags: int) -> int:
     except OSError as error:
         os.close(now)
         if error.errno == errno.ENOENT:
-            raise errors.NotFound(
-                f"There is no {path}.", hint="check the path", details={"missing": "file"}
-            ) from error
+            raise errors.NotFound(f"There is no {path}.", hint="check the path", details={"missing": "file"}) from error
         raise errors.Conflict(
             f"{path} cannot be opened: {error.strerror or 'failed'}.",
             hint="check that it is there and who may use it, then call again",

@@ -15,6 +15,7 @@ RestartName = Literal["no", "always", "unless-stopped", "on-failure"]
 PullPolicy = Literal["always", "missing", "never"]
 Lifetime = Literal["call", "detached", "sandbox", "job"]
 Stream = Literal["stdout", "stderr"]
+Isolation = Literal["minimal", "standard", "strict"]
 
 STATUSES: tuple[str, ...] = get_args(ContainerStatus)
 
@@ -97,7 +98,7 @@ class Healthcheck:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """Everything an engine needs to create a container."""
+    """Everything an engine needs to create a container; `isolation` None is what the engine always does."""
 
     image: str
     name: str | None = None
@@ -120,6 +121,7 @@ class ContainerSpec:
     healthcheck: Healthcheck | None = None
     platform: str | None = None
     lifetime: Lifetime = "call"
+    isolation: Isolation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ async def container_run(
     name: Annotated[
         str | None, Field(description="Name of the container", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
     ] = None,
-    env: Annotated[dict[str, str] | None, Field(description="Environment variables", max_length=500)] = None,
+    env: Annotated[dict[str, str] | None, Field(description="Environment", max_length=500)] = None,
     ports: Annotated[
         list[str] | None,
         Field(description="'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1", max_length=100),
@@ -220,7 +220,7 @@ async def container_run(
     user: Annotated[str | None, Field(description="User or UID[:GID]", max_length=128)] = None,
     workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
     entrypoint: Annotated[list[str] | str | None, Field(description="As command", max_length=100_000)] = None,
-    stdin: Annotated[str | None, Field(description="Text for its standard input", max_length=4_000_000)] = None,
+    stdin: Annotated[str | None, Field(description="Standard input", max_length=4_000_000)] = None,
     detach: Annotated[bool, Field(description="Leave it running and return at once")] = False,
     timeout_seconds: Annotated[
         float, Field(description="Then it is stopped (not when detached)", ge=0.1, le=3600)
@@ -229,7 +229,7 @@ async def container_run(
     cpus: Annotated[float | None, Field(description="Most CPUs", gt=0, le=1024)] = None,
     pids_limit: Annotated[int | None, Field(description="Most processes", ge=1, le=4_194_304)] = None,
     limits: Annotated[LimitsArgument | None, Field(description="Further limits")] = None,
-    read_only_rootfs: Annotated[bool, Field(description="Root file system read-only")] = False,
+    read_only_rootfs: Annotated[bool, Field(description="Read-only root")] = False,
     cap_drop: Annotated[list[str] | None, Field(description="Capabilities to drop, or ALL", max_length=64)] = None,
     cap_add: Annotated[list[str] | None, Field(description="Capabilities to add", max_length=64)] = None,
     privileged: Annotated[bool, Field(description="If the policy allows it")] = False,
@@ -238,6 +238,7 @@ async def container_run(
     labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
     pull_policy: Annotated[PullPolicy, Field(description="When to fetch the image")] = "missing",
     platform: Annotated[str | None, Field(description="e.g. linux/arm64", max_length=64)] = None,
+    isolation: Annotated[Literal["standard", "strict"] | None, Field(description="On embedded")] = None,
     keep: Annotated[bool, Field(description="Do not remove it at its end")] = False,
     engine: Engine = None,
 ) -> answers.RunAnswer:
@@ -263,6 +264,7 @@ async def container_run(
         restart=arguments.restart(restart),
         healthcheck=arguments.healthcheck(healthcheck.model_dump() if healthcheck else None),
         platform=images.platforms([platform])[0] if platform is not None else None,
+        isolation=isolation,
     )
     if not detach and spec.restart.name != "no":
         raise errors.InvalidArgument(

@@ -1,32 +1,40 @@
-"""Volumes, networks, and removing what nobody uses (toolset `storage`)."""
+"""Volumes, networks, images and containers as files, limits, and removing what nobody uses (toolset `storage`)."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from codomyrmex_containerization import policy
+from codomyrmex_containerization import errors, policy
 from codomyrmex_containerization.context import Context
-from codomyrmex_containerization.core import containers, prune, storage
-from codomyrmex_containerization.engines import guard
+from codomyrmex_containerization.core import archives, containers, limits, prune, storage, stored_images
+from codomyrmex_containerization.engines import base, guard
 from codomyrmex_containerization.models import cursor as cursors
-from codomyrmex_containerization.models import sizes
+from codomyrmex_containerization.models import reference, sizes
 from codomyrmex_containerization.models.storage import NetworkSpec, PruneKind, VolumeSpec
+from codomyrmex_containerization.tools import _archive_answers as archive_answers
 from codomyrmex_containerization.tools import _arguments as arguments
 from codomyrmex_containerization.tools import _storage_answers as answers
 from codomyrmex_containerization.tools._decorator import Effect, Plan, mcp_tool
 
 _PRUNE_SECONDS = 1800.0
+_ARCHIVE_SECONDS = 1800.0
 _MOST_NAMED = 100
 
 Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
 Volume = Annotated[str, Field(description="Name", max_length=256)]
 Network = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
+Image = Annotated[str, Field(description="Reference or id", max_length=512)]
+Tag = Annotated[str, Field(description="Its name, e.g. shop/web:1.2", max_length=512)]
+HostFile = Annotated[str, Field(description="Host path", min_length=1, max_length=4096)]
 Part = Annotated[str | None, Field(description="Part of the name", max_length=256)]
 Label = Annotated[str | None, Field(description="NAME or NAME=VALUE", max_length=512)]
 Unused = Annotated[bool | None, Field(description="Only those that no container uses (true) or some does (false)")]
@@ -245,6 +253,192 @@ async def network_disconnect(
     found = await storage.find_connection(chosen, network, container)
     await chosen.disconnect_network(found.network.id, found.container.id, force=force)
     return await _connection(chosen, found, connected=False)
+
+
+# ------------------------------------------------------------------------------------------ images and containers as files
+
+
+async def _plan_load(ctx: Context, *, path: str, tag: str | None, engine: str | None) -> Plan | None:
+    chosen = await ctx.engines.pick(engine)
+    named = _tagged(tag) if tag is not None else None
+    plan = await archives.plan_load(chosen, _host_path(path), named)
+    return Plan(f"Load {path}, which moves names", plan.lost, plan.digest) if plan is not None else None
+
+
+@mcp_tool(
+    title="Images: load",
+    read_only=False,
+    destructive=True,
+    essential=False,
+    plan=_plan_load,
+    deadline=lambda _: _ARCHIVE_SECONDS,
+)
+async def image_load(
+    ctx: Context,
+    *,
+    path: HostFile,
+    tag: Annotated[str | None, Field(description="One more name, for an archive of one image", max_length=512)] = None,
+    engine: Engine = None,
+) -> archive_answers.ImageLoadAnswer:
+    """Load the images of an archive, as `docker load` does. Taking a name from another image needs a confirmation."""
+    source = _host_path(path)
+    named = _tagged(tag) if tag is not None else None
+    chosen = await ctx.engines.pick(engine)
+    made = await archives.load(chosen, source, named, progress=ctx.progress)
+    rows = [
+        archive_answers.LoadedRow(id=_short_id(one.id), tags=list(one.tags), size_bytes=one.size_bytes) for one in made
+    ]
+    return archive_answers.ImageLoadAnswer(path=str(source), images=rows, engine=chosen.name)
+
+
+async def _plan_save(
+    ctx: Context, *, image: str, path: str, format: base.ArchiveFormat, engine: str | None
+) -> Plan | None:
+    chosen, _ = await stored_images.locate(ctx.engines, image, engine=engine)
+    return _plan_overwrite(chosen, path, purpose="the archive of an image")
+
+
+@mcp_tool(
+    title="Images: save",
+    read_only=False,
+    destructive=True,
+    essential=False,
+    plan=_plan_save,
+    deadline=lambda _: _ARCHIVE_SECONDS,
+)
+async def image_save(
+    ctx: Context,
+    *,
+    image: Image,
+    path: HostFile,
+    format: Annotated[
+        base.ArchiveFormat, Field(description="The oci ones are the embedded engine's; oci is a folder")
+    ] = "docker-archive",
+    engine: Engine = None,
+) -> archive_answers.ImageSaveAnswer:
+    """Write an image to a host file, as `docker save` does, to be loaded elsewhere. Overwriting a file needs a confirmation."""
+    chosen, found = await stored_images.locate(ctx.engines, image, engine=engine)
+    name = archives.named_or_id(image, found.id, found.tags)
+    target = _host_path(path)
+    size = await archives.save(chosen, name, target, format=format, progress=ctx.progress)
+    return archive_answers.ImageSaveAnswer(
+        id=_short_id(found.id), image=image, path=str(target), format=format, bytes=size, engine=chosen.name
+    )
+
+
+async def _plan_import(ctx: Context, *, path: str, tag: str, engine: str | None) -> Plan | None:
+    chosen = await ctx.engines.pick(engine)
+    plan = await archives.plan_import(chosen, _host_path(path), _tagged(tag))
+    return Plan(f"Move the name {tag}", plan.lost, plan.digest) if plan is not None else None
+
+
+@mcp_tool(
+    title="Images: import",
+    read_only=False,
+    destructive=True,
+    essential=False,
+    plan=_plan_import,
+    deadline=lambda _: _ARCHIVE_SECONDS,
+)
+async def image_import(
+    ctx: Context, *, path: HostFile, tag: Tag, engine: Engine = None
+) -> archive_answers.ImageImportAnswer:
+    """Make an image, without a command of its own, of a root file system: a tar or a folder. Taking a name from another asks first."""
+    source, named = _host_path(path), _tagged(tag)
+    chosen = await ctx.engines.pick(engine)
+    made = await archives.import_root(chosen, source, named, progress=ctx.progress)
+    return archive_answers.ImageImportAnswer(
+        id=_short_id(made.id), tag=named, size_bytes=made.size_bytes, path=str(source), engine=chosen.name
+    )
+
+
+async def _plan_export(ctx: Context, *, container: str, path: str, engine: str | None) -> Plan | None:
+    chosen = await ctx.engines.holding(container, engine)
+    return _plan_overwrite(chosen, path, purpose="the archive of a container")
+
+
+@mcp_tool(
+    title="Containers: export",
+    read_only=False,
+    destructive=True,
+    essential=False,
+    plan=_plan_export,
+    deadline=lambda _: _ARCHIVE_SECONDS,
+)
+async def container_export(
+    ctx: Context, *, container: Container, path: HostFile, engine: Engine = None
+) -> archive_answers.ContainerExportAnswer:
+    """Write a container's root file system, without its mounts, to a tar on the host. Overwriting a file needs a confirmation."""
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
+    target = _host_path(path)
+    size = await archives.export(chosen, state.id, target, name=state.name, progress=ctx.progress)
+    return archive_answers.ContainerExportAnswer(container=state.name, path=str(target), bytes=size)
+
+
+def _plan_overwrite(engine: guard.GuardedEngine, path: str, *, purpose: str) -> Plan | None:
+    into = engine.resolve_new_path(_host_path(path), purpose=purpose)
+    try:
+        found = into.lstat()
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        # None is ever replaced but an empty one, with nothing to be lost.
+        return None
+    seen = f"{into}:{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
+    return Plan(f"Overwrite {into}", (f"{into} ({found.st_size:,} bytes)",), seen)
+
+
+def _host_path(text: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _tagged(text: str) -> str:
+    parsed = reference.parse(text)
+    if parsed.digest is not None:
+        raise errors.InvalidArgument("A name for an image has no digest.", hint="leave the part behind '@' out")
+    return str(parsed)
+
+
+def _short_id(id: str) -> str:
+    return id.removeprefix("sha256:")[:12]
+
+
+# ------------------------------------------------------------------------------------------------------------------ limits
+
+
+async def _plan_update(ctx: Context, *, container: str, engine: str | None, **_: Any) -> Plan | None:
+    if ctx.settings.policy.foreign != "ask":
+        return None
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
+    if chosen.owns("container", state.id):
+        return None
+    lost = (f"the limits that {state.name} ({state.id[:12]}, image {state.image}, {state.status}) has now",)
+    action = f"Change the limits of container {state.name}, which this server did not create"
+    return Plan(action, lost, f"{state.id}:{state.status}")
+
+
+@mcp_tool(
+    title="Containers: update", read_only=False, destructive=True, idempotent=True, essential=False, plan=_plan_update
+)
+async def container_update(
+    ctx: Context,
+    *,
+    container: Container,
+    memory: Annotated[str | int | None, Field(description="'512m' or bytes")] = None,
+    cpus: Annotated[float | None, Field(description="Most CPUs", gt=0, le=1024)] = None,
+    pids_limit: Annotated[int | None, Field(description="Most processes", ge=1, le=4_194_304)] = None,
+    engine: Engine = None,
+) -> archive_answers.ContainerUpdateAnswer:
+    """Change the limits of a container, running or not; those that are not named stay."""
+    wanted = arguments.limits(memory, cpus, pids_limit, {})
+    chosen, state = await containers.locate(ctx.engines, container, engine=engine)
+    now = await limits.update(chosen, state, wanted)
+    return archive_answers.ContainerUpdateAnswer(
+        container=state.name, memory_bytes=now.memory_bytes, cpus=now.cpus, pids_limit=now.pids_limit
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- pruning
 
 
 def _prune_effect(given: Mapping[str, Any]) -> Effect:

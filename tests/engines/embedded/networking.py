@@ -73,13 +73,13 @@ class Bench:
 
     def run(self, attached: network.Attached, *argv: str) -> str:
         """Run a program in a container's namespace; its output."""
-        words = ["nsenter", f"--net={attached.netns}", *argv]
+        words = ["nsenter", f"--net={kept(attached)}", *argv]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_SECONDS)
         return done.stdout.decode() + done.stderr.decode()
 
     def serve(self, attached: network.Attached, port: int, answer: str) -> None:
         """Have a program in a container's namespace answer everybody on a port."""
-        words = ["nsenter", f"--net={attached.netns}", str(backends.static_busybox()), "nc", "-ll", "-p", str(port)]
+        words = ["nsenter", f"--net={kept(attached)}", str(backends.static_busybox()), "nc", "-ll", "-p", str(port)]
         self.servers.append(subprocess.Popen([*words, "-e", "echo", answer], stdin=subprocess.DEVNULL))
 
     def fetch(self, attached: network.Attached, address: str, port: int, *, seconds: int = 5) -> str:
@@ -105,6 +105,12 @@ def bench(data: Path) -> Iterator[Bench]:
         assert not run.exists()
 
 
+def kept(attached: network.Attached) -> Path:
+    """Where the namespace of a container that is in a network is kept."""
+    assert attached.netns is not None
+    return attached.netns
+
+
 def dial(port: int, *, host: str = LOOPBACK) -> bytes:
     """What is answered on a port of this host, once something is."""
     ends = time.monotonic() + DEADLINE_SECONDS
@@ -121,8 +127,9 @@ def dial(port: int, *, host: str = LOOPBACK) -> bytes:
 
 def rules_about(*texts: str) -> list[str]:
     """The host's firewall rules that hold one of these texts."""
-    lines = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if any(text in line for text in texts)]
+    listings = [["iptables-save"], *([["nft", "list", "ruleset"]] if process.find("nft") else [])]
+    found = [subprocess.run(one, capture_output=True, text=True, check=True).stdout for one in listings]
+    return [line for one in found for line in one.splitlines() if any(text in line for text in texts)]
 
 
 def programs_of(folder: Path) -> list[str]:

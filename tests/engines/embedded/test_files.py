@@ -468,6 +468,22 @@ def test_removal_leaves_what_links_lead_to(root: Path) -> None:
 
 
 @is_root
+def test_removal_does_not_go_into_what_is_mounted(root: Path, tmp_path: Path) -> None:
+    low = tmp_path / "low"
+    low.mkdir()
+    (low / "kept").touch()
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    upper.mkdir()
+    work.mkdir()
+    (root / "tmp" / "inner").mkdir()
+    for target in (root / "tmp", root / "tmp" / "inner"):
+        with overlay.mounted([low], upper=upper, work=work, target=target):
+            with pytest.raises(OSError, match=r"mounted|busy"):
+                file_trees.remove(root)
+            assert (target / "kept").exists()
+
+
+@is_root
 def test_changes_are_those_that_the_kernels_overlay_leaves(tmp_path: Path) -> None:
     low, high, upper, work, merged = (tmp_path / name for name in ("low", "high", "upper", "work", "merged"))
     for one in (low, high, upper, work, merged):

@@ -20,6 +20,7 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import netns, network, network_subnets, objects
 from codomyrmex_containerization.models.container import PortMapping
 from codomyrmex_containerization.models.storage import NetworkSpec
+from tests import tally
 from tests.engines.embedded import networking
 from tests.engines.embedded.networking import LOOPBACK, Bench, dial
 
@@ -170,10 +171,20 @@ def test_damaged_definition_hides_no_other_network(bridges: Bench) -> None:
 # ----------------------------------------------------------------------------------------------------- none and bridge
 
 
-def test_network_none_has_loopback_alone(bench: Bench) -> None:
+def test_new_namespace_has_loopback_alone(bench: Bench) -> None:
+    path = bench.folders.run / "netns" / "some"
+    netns.make(path)
+    try:
+        attached = network.Attached(path, (), (), ())
+        assert [line.split()[0] for line in bench.run(attached, "ip", "-br", "link").splitlines()] == ["lo"]
+        assert "127.0.0.1/8" in bench.run(attached, "ip", "-br", "address")
+    finally:
+        netns.remove(path)
+
+
+def test_network_none_leads_nowhere(bench: Bench) -> None:
     container, attached = bench.up("none")
-    assert [line.split()[0] for line in bench.run(attached, "ip", "-br", "link").splitlines()] == ["lo"]
-    assert "127.0.0.1/8" in bench.run(attached, "ip", "-br", "address")
+    assert attached.netns is None
     assert ([one.name for one in attached.networks], attached.ports, attached.nameservers) == (["none"], (), ())
     assert bench.networks.attached(container) == attached
 
@@ -183,13 +194,35 @@ def test_network_that_leads_nowhere_publishes_no_ports(bench: Bench) -> None:
         bench.up("none", ports=(PortMapping(80),))
 
 
+@pytest.mark.attack("mounts of the host that a helper of ours would take along")
+def test_mounts_that_the_host_shares_outlive_a_containers_network(leading_out: Bench, tmp_path: Path) -> None:
+    """As Docker's are, and those of network namespaces; a sandbox that lets go of everything takes shared ones along everywhere."""
+    place = tmp_path / "shared"
+    (place / "inner").mkdir(parents=True)
+    for words in (
+        ("--bind", place, place),
+        ("--make-shared", place),
+        ("-t", "tmpfs", "none", place / "inner"),
+    ):
+        subprocess.run(["mount", *map(str, words)], check=True)
+    try:
+        (place / "inner" / "kept").touch()
+        leading_out.up()
+        leading_out.up()
+        tally.tried()
+        tally.got_through(int(not (place / "inner" / "kept").exists()))
+        assert (place / "inner" / "kept").exists()
+    finally:
+        subprocess.run(["umount", "--recursive", str(place)], check=True)
+
+
 def test_torn_down_container_leaves_nothing(leading_out: Bench) -> None:
     container, attached = leading_out.up(ports=(PortMapping(8080, host_ip=LOOPBACK),))
     assert networking.programs_of(leading_out.folders.run)
     for _ in range(2):
         leading_out.networks.tear_down(container)
         assert leading_out.networks.attached(container) is None
-        assert not attached.netns.exists()
+        assert not networking.kept(attached).exists()
         assert networking.programs_of(leading_out.folders.run) == []
         assert [one.name for one in (leading_out.folders.run / "net").iterdir() if one.name != "lock"] == []
 
@@ -344,7 +377,7 @@ def test_bridge_and_its_rules_go_with_the_last_container(bridges: Bench) -> None
     assert interface.exists()
     bridges.networks.tear_down(containers[1])
     assert not interface.exists()
-    assert networking.rules_about(*containers, subnet) == []
+    assert networking.rules_about(*containers, subnet, interface.name) == []
     assert [one for one in networking.programs_of(bridges.folders.run) if "defunct" not in one] == []
 
 
@@ -353,15 +386,15 @@ def test_network_that_somebody_damaged_is_taken_down_with_its_rules(bridges: Ben
     row = bridges.networks.create(NetworkSpec("some"))
     container, attached = bridges.up("some", ports=(PortMapping(80, host_ip=LOOPBACK),))
     if damage == "namespace":
-        netns.remove(attached.netns)
+        netns.remove(networking.kept(attached))
     elif damage == "interface":
         bridges.run(attached, "ip", "link", "delete", "eth0")
     else:
         subprocess.run(["ip", "link", "delete", f"cxc{row.id[:12]}"], check=True)
     bridges.networks.tear_down(container)
-    assert networking.rules_about(container, attached.networks[0].ip_address) == []
+    assert networking.rules_about(container, attached.networks[0].ip_address, f"cxc{row.id[:12]}") == []
     assert not (Path("/sys/class/net") / f"cxc{row.id[:12]}").exists()
-    assert not attached.netns.exists()
+    assert not networking.kept(attached).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- recovery
@@ -407,7 +440,7 @@ def test_recovery_takes_down_what_belongs_to_dead_containers(bridges: Bench, nam
     assert len(said) == 1
     assert "some" in said[0]
     assert bridges.networks.attached(container) is None
-    assert not attached.netns.exists()
+    assert not networking.kept(attached).exists()
     assert networking.rules_about(container) == []
     assert bridges.networks.attached(alive) == kept
     assert bridges.networks.recover([alive]) == []
@@ -439,8 +472,17 @@ def bare(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench
     return bench
 
 
+def test_host_with_all_programs_lacks_no_kind_of_network(bridges: Bench) -> None:
+    networking.need("slirp4netns")
+    assert bridges.networks.describe() == {"none": "", "bridge": "", "created": ""}
+
+
 def test_missing_programs_are_named_with_the_command_that_brings_them(bare: Bench) -> None:
     bare.up("none")
+    lacking = bare.networks.describe()
+    assert lacking["none"] == ""
+    assert "apt-get install slirp4netns" in lacking["bridge"]
+    assert "apt-get install netavark" in lacking["created"]
     with pytest.raises(errors.Unsupported) as out:
         bare.up("bridge")
     with pytest.raises(errors.Unsupported) as created:

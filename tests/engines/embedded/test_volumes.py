@@ -121,6 +121,51 @@ def test_two_processes_make_one_volume(folders: objects.Folders, store: volumes.
     assert len(store.rows({})) == 100
 
 
+def test_volume_is_removed_while_another_process_opens_the_store(
+    folders: objects.Folders, store: volumes.VolumeStore
+) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from codomyrmex_containerization.engines.embedded import objects, volumes\n"
+        "print('ready', flush=True)\n"
+        "while True: volumes.VolumeStore(objects.Folders(Path(sys.argv[1]), Path(sys.argv[1])), engine='x')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(folders.data)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"ready\n"
+            for _ in range(50):
+                data = store.ensure("one", {})
+                for number in range(20):
+                    (data / str(number) / "deeper").mkdir(parents=True)
+                store.remove("one", users={}, force=False)
+            assert other.poll() is None, "it failed"
+        finally:
+            other.kill()
+    assert store.rows({}) == []
+
+
+def test_two_processes_make_and_remove_one_volume_over_and_over(
+    folders: objects.Folders, store: volumes.VolumeStore
+) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from codomyrmex_containerization import errors\n"
+        "from codomyrmex_containerization.engines.embedded import objects, volumes\n"
+        "store = volumes.VolumeStore(objects.Folders(Path(sys.argv[1]), Path(sys.argv[1])), engine='x')\n"
+        "for _ in range(100):\n"
+        "    store.ensure('one', {})\n"
+        "    try: store.remove('one', users={}, force=False)\n"
+        "    except errors.NotFound: pass\n"
+    )
+    run = [sys.executable, "-c", program, str(folders.data)]
+    both = [subprocess.Popen(run, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [one.communicate()[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert store.rows({}) == []
+    assert os.listdir(folders.volumes) == [".lock"]
+
+
 def test_what_a_killed_process_left_is_taken_away(folders: objects.Folders) -> None:
     for name in (".new-x", ".gone-y"):
         (folders.volumes / name / "_data" / "deep").mkdir(parents=True)

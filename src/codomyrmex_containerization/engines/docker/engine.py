@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from codomyrmex_containerization import errors, threads
-from codomyrmex_containerization.engines import base, cgroups, processes
-from codomyrmex_containerization.engines.docker import buildkit, classic, objects, shapes, streams
+from codomyrmex_containerization.engines import base, cgroups, host_files, processes
+from codomyrmex_containerization.engines.docker import archives, buildkit, classic, objects, shapes, streams
 from codomyrmex_containerization.engines.docker import client as connecting
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.models.container import (
@@ -52,6 +52,7 @@ _COPY_CHUNK_BYTES = 1024 * 1024
 _EXEC_STARTS_SECONDS = 4.0
 _EXEC_ENDS_SECONDS = 4.0
 _KILL_ROUNDS = 3
+_NO_FOLDER = "loads images from files, not from folders"
 _EVENT_MARGIN = timedelta(seconds=5)
 
 
@@ -132,6 +133,11 @@ class DockerEngine(base.Engine):
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """One POST /containers/create."""
+        if spec.isolation is not None:
+            raise errors.Unsupported(
+                f"{self.name} has no isolation={spec.isolation!r}: its walls are its own.",
+                hint="leave isolation out, or use engine='embedded'",
+            )
         body = shapes.create_body(spec)
         return await self._call(
             lambda: str(self._client().create_container_from_config(body, spec.name, spec.platform)["Id"]),
@@ -613,6 +619,131 @@ class DockerEngine(base.Engine):
             remove, f"removing image {image}", subject=f"image {image!r}", deadline_seconds=_REMOVE_SECONDS
         )
         return shapes.removed_image(gone or ())
+
+    async def load_image(self, source: Path, *, passed: base.Passed = lambda count: None) -> tuple[str, ...]:
+        """POST /images/load."""
+        what = f"loading {source.name}"
+        lines = await self._sent(
+            source, lambda: self._client()._url("/images/load"), {}, what, passed, folder=_NO_FOLDER
+        )
+        return tuple(archives.loaded(lines))
+
+    async def save_image(
+        self, image: str, target: Path, *, format: base.ArchiveFormat, passed: base.Passed = lambda count: None
+    ) -> int:
+        """GET /images/get."""
+        if format != "docker-archive":
+            raise errors.Unsupported(
+                f"{self.name} saves images as docker-archive only, not as {format}.",
+                hint="leave format out, or use engine='embedded'",
+            )
+        await self.inspect_image(image)
+        return await self._received("/images/get", (), {"names": image}, target, f"saving {image}", passed)
+
+    async def import_image(
+        self, source: Path, *, tag: str, labels: Mapping[str, str], passed: base.Passed = lambda count: None
+    ) -> str:
+        """POST the root file system."""
+        params = self._import_parameters(tag, labels)
+        before = await self._id_of(tag)
+        try:
+            await self._sent(source, self._import_url, params, f"importing {source.name}", passed)
+        except errors.InvalidArgument:
+            await self._taken_back(tag, before)
+            raise
+        return (await self.inspect_image(tag)).id
+
+    async def _taken_back(self, tag: str, before: str | None) -> None:
+        """Undo what an engine did before it found out that it could not: newer ones name an image that they cannot unpack."""
+        with suppress(errors.ContainerizationError):
+            now = await self._id_of(tag)
+            if now is not None and now != before:
+                await self.remove_image(tag, force=True)
+                if before is not None:
+                    await self.tag_image(before, tag)
+
+    async def _id_of(self, image: str) -> str | None:
+        try:
+            return (await self.inspect_image(image)).id
+        except errors.NotFound:
+            return None
+
+    def _import_url(self) -> str:
+        return str(self._client()._url("/images/create"))
+
+    def _import_parameters(self, tag: str, labels: Mapping[str, str]) -> dict[str, Any]:
+        repository, _, version = tag.rpartition(":")
+        return {"fromSrc": "-", "repo": repository, "tag": version, "changes": archives.changes(labels)}
+
+    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
+        """GET /containers/NAME/export."""
+        path, what = "/containers/{0}/export", f"exporting {container}"
+        return await self._received(path, (container,), {}, target, what, passed, subject=f"container {container!r}")
+
+    async def _sent(
+        self,
+        source: Path,
+        url: Callable[[], str],
+        params: dict[str, Any],
+        what: str,
+        passed: base.Passed,
+        *,
+        folder: str = "",
+    ) -> list[dict[str, Any]]:
+        """Send a file, or a folder as a tar unless `folder` says why not; return what the engine says to it, which is no error."""
+        stopped = False
+
+        def ask() -> list[dict[str, Any]]:
+            with host_files.source(source) as held:
+                if folder and host_files.is_folder(held):
+                    raise errors.Unsupported(f"{self.name} {folder}.", hint="name a file, or use engine='embedded'")
+                data = archives.sent(held, source, passed=passed, is_stopped=lambda: stopped)
+                headers = {"Content-Type": "application/x-tar"}
+                timeout = (self._timeout_seconds, None)
+                response = self._client().post(
+                    url(), params=params, data=data, headers=headers, stream=True, timeout=timeout
+                )
+                if response.status_code >= 400:
+                    raise archives.refusal(archives.explanation(response), engine=self.name, what=what)
+                lines = list(_json_lines(response))
+            for line in lines:
+                if "error" in line:
+                    raise archives.refusal(str(line["error"]), engine=self.name, what=what)
+            return lines
+
+        try:
+            return await self._call(ask, what, deadline_seconds=None)
+        finally:
+            stopped = True
+
+    async def _received(
+        self,
+        path: str,
+        names: tuple[str, ...],
+        params: dict[str, str],
+        target: Path,
+        what: str,
+        passed: base.Passed,
+        *,
+        subject: str = "",
+    ) -> int:
+        """Write what the engine answers to a file; return how many bytes that has."""
+        held: list[Any] = []
+
+        def ask() -> int:
+            client = self._client()
+            headers = {"Accept-Encoding": "identity"}
+            response = client._get(client._url(path, *names), params=params, stream=True, headers=headers)
+            held.append(response)
+            client._raise_for_status(response)
+            _no_timeout(response)
+            return host_files.write(target, response.iter_content(_COPY_CHUNK_BYTES), passed=passed)
+
+        try:
+            return await self._call(ask, what, subject=subject, deadline_seconds=None)
+        finally:
+            for response in held:
+                streams.release(response)
 
     def builder(self, spec: BuildSpec) -> BuilderName:
         """BuildKit through buildx where it is installed, else the engine's classic builder."""

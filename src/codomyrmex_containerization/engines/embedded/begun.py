@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import state
+from codomyrmex_containerization.engines.embedded import groups, objects, state
 
 _ID_LENGTH = 64
 _END_SECONDS = 5.0
@@ -60,7 +60,7 @@ class Notes:
 
     def has(self, id: str) -> bool:
         """Whether something was begun for a container: quick."""
-        return os.path.lexists(self._folder / id)
+        return os.path.lexists(f"{self._folder}/{id}")
 
     def read(self, id: str) -> Note | None:
         """Return a note; None when there is none."""
@@ -82,36 +82,44 @@ class Notes:
         return [one for one in found if one is not None]
 
 
-def end_strays(id: str) -> None:
-    """End what a killed server has left at work for a container: monitors, runtimes, network programs."""
+def end_strays(folders: objects.Folders, id: str, *, restarters: bool = False) -> None:
+    """End what a killed server has left at work for a container: monitors, runtimes, network programs.
+
+    With `restarters` also the program that waits to start it again: for one that is removed.
+    """
     for _ in range(_ROUNDS):
-        found = [one for one in _named(id) if one.pid != os.getpid()]
+        found = [one for one in _named(folders, id, restarters=restarters) if one.pid != os.getpid()]
         if not found:
             return
         for one in found:
             # What changes the host's rules is let finish: half of its work would be left.
             finishes = _program(one.pid) in _FINISHES_BY_ITSELF and state.wait_for_end(one, seconds=_END_SECONDS)
-            if not finishes and one.is_alive:
-                with suppress(ProcessLookupError):
-                    os.kill(one.pid, signal.SIGKILL)
+            if not finishes:
+                kill(one)
         for one in found:
             state.wait_for_end(one, seconds=_END_SECONDS)
 
 
-def _named(id: str) -> Iterator[state.Process]:
-    """Yield the programs that were told of a container: not its own, and no server of ours."""
-    word = os.fsencode(id)
+def _named(folders: objects.Folders, id: str, *, restarters: bool) -> Iterator[state.Process]:
+    """Yield the programs of ours that were told of a container; others may name it too, and are left alone."""
     for pid in _pids():
         words = _words(pid)
-        if words and any(one == word or one.endswith(b"/" + word) for one in words) and not _is_ours(words):
+        if _is_stray(words, folders, id) or (restarters and _is_restarter(words, folders, id)):
             found = state.process(pid)
             if found is not None:
                 yield found
 
 
-def _is_ours(words: Sequence[bytes]) -> bool:
-    # The program that keeps to restart policies: conmon's own command line holds its name in another place.
-    return os.fsencode(f"{__package__}.exits") in words[:4] and b"-m" in words[:3]
+def _is_stray(words: Sequence[bytes], folders: objects.Folders, id: str) -> bool:
+    namespace = os.fsencode(folders.run / "netns" / id)
+    if any(one in (namespace, b"--net=" + namespace) for one in words):
+        return True
+    return os.fsencode(id) in words and os.fsencode(folders.runtime) in words
+
+
+def _is_restarter(words: Sequence[bytes], folders: objects.Folders, id: str) -> bool:
+    wanted = (f"{__package__}.exits", str(folders.data), str(folders.run), id)
+    return b"-m" in words[:3] and all(os.fsencode(one) in words for one in wanted)
 
 
 def _pids() -> Iterator[int]:
@@ -128,3 +136,40 @@ def _words(pid: int) -> list[bytes]:
 def _program(pid: int) -> str:
     words = _words(pid)
     return os.fsdecode(words[0]).rpartition("/")[2] if words else ""
+
+
+def kill_group(id: str) -> None:
+    """Kill what is in a container's control groups: for when its runtime does not do it."""
+    found = [one for place in groups.of_container(id) for one in _members(place.directory)]
+    for one in found:
+        kill(one)
+    for one in found:
+        state.wait_for_end(one, seconds=_END_SECONDS)
+
+
+def kill(program: state.Process) -> None:
+    """Kill a process, and no other that has its number now."""
+    with suppress(OSError):
+        send(program, signal.SIGKILL)
+
+
+def send(program: state.Process, number: int) -> None:
+    """Send a signal to a process, and to no other that has its number now; does nothing when it has gone. Raises OSError."""
+    try:
+        descriptor = os.pidfd_open(program.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if program.is_alive:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
+def _members(group: Path) -> list[state.Process]:
+    numbers: set[int] = set()
+    for folder, _, _ in os.walk(group):
+        with suppress(OSError, ValueError):
+            numbers |= {int(one) for one in Path(folder, "cgroup.procs").read_text("ascii").split()}
+    return [one for number in numbers if (one := state.process(number)) is not None]

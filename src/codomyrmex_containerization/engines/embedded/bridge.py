@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import netns, network_links, network_store
+from codomyrmex_containerization.engines.embedded import netns, network_guard, network_links, network_store
 
 REMEDY = "apt-get install netavark aardvark-dns iptables, or use docker or podman"
 _FOLDERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/libexec/podman", "/usr/local/lib/podman")
 _LOCK_FOLDER = Path("/run/codomyrmex-containerization/firewall")  # one for this host
 _OTHERS_RULES = "No chain/target/match by that name"  # what another program's change at the same time leads to
+_NOBODY = "255.255.255.255"  # as a server of names: nothing can be sent there
 _SECONDS = 60.0
 _MOST_WORDS = 400
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin", "LC_ALL": "C"}
@@ -43,6 +44,9 @@ def set_up(links: network_links.Links, link: network_links.Link, namespace: Path
     program = require()
     dns.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _firewall():
+        if link.bridged is not None:
+            own = link.bridged
+            network_guard.put_up(own.bridge, own.subnet, internal=own.internal)
         done = _call(program, "setup", links, link, namespace, dns)
         if done.returncode != 0 and _OTHERS_RULES in _words(done):
             _take_down(program, links, link, namespace, dns)
@@ -52,6 +56,8 @@ def set_up(links: network_links.Links, link: network_links.Link, namespace: Path
             f"Network {link.network} cannot be joined: {_words(done)}",
             hint=f"see its message; where a program is missing: {REMEDY}",
         )
+    if link.bridged is not None:
+        network_guard.shut_ipv6(link.bridged.bridge)
     try:
         answer = json.loads(done.stdout)[link.network]
         named = tuple(str(one) for one in answer.get("dns_server_ips") or ())
@@ -73,6 +79,14 @@ def tear_down(links: network_links.Links, link: network_links.Link, namespace: P
 
 
 def _take_down(program: Path, links: network_links.Links, link: network_links.Link, namespace: Path, dns: Path) -> str:
+    failed = _leave(program, links, link, namespace, dns)
+    own = link.bridged
+    if own is not None and not Path("/sys/class/net", own.bridge).exists():
+        failed = failed or network_guard.take_away(own.bridge, own.subnet, internal=own.internal)
+    return failed
+
+
+def _leave(program: Path, links: network_links.Links, link: network_links.Link, namespace: Path, dns: Path) -> str:
     done = _call(program, "teardown", links, link, namespace, dns)
     if done.returncode == 0:
         return ""
@@ -187,6 +201,8 @@ def _question(links: network_links.Links, link: network_links.Link, *, names: bo
                 "ipv6_enabled": False,
                 "internal": own.internal,
                 "dns_enabled": names,
+                # Names of its own only: what is asked of others leads out.
+                **({"network_dns_servers": [_NOBODY]} if own.internal else {}),
                 "ipam_options": {"driver": "host-local"},
                 "options": {"isolate": "true"},
             }

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import build_files, overlay
+from codomyrmex_containerization.engines.embedded import build_files, mounts
 
 _PREFIX = "build-"
 _LOCK = ".lock"
@@ -78,19 +78,10 @@ def _locked(build: Path) -> int | None:
 
 
 def _remove(build: Path) -> None:
-    for mount in sorted(_mounts(build), key=lambda path: -len(path.parts)):
-        overlay.unmount(mount)
+    # A folder of this host that is mounted there looks like any other.
+    if not mounts.clear(build):
+        raise OSError(errno.EBUSY, "something is mounted here", str(build))
     remove_tree(build)
-
-
-def _mounts(build: Path) -> list[Path]:
-    """Return what is mounted below a folder."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        path = Path(os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1")))
-        if path.is_relative_to(build):
-            found.append(path)
-    return found
 
 
 def remove_tree(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What does the OCI runtime have to be told so that a container is as it was asked for? Pure functions.
+"""What does the OCI runtime have to be told so that a container is as it was asked for?
 
 Source: https://github.com/opencontainers/runtime-spec/blob/main/config.md
 """
@@ -6,10 +6,12 @@ Source: https://github.com/opencontainers/runtime-spec/blob/main/config.md
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from codomyrmex_containerization.engines.embedded import idmaps, isolation
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import MountPoint
 
@@ -27,6 +29,8 @@ _MASKED = (
     "/sys/fs/selinux",
 )  # fmt: skip
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_FILE = ("ro", "nosuid", "nodev")
+_ALL_BELOW = ("rro", "rnosuid", "rnodev")
 INIT = "/dev/init"
 
 
@@ -56,6 +60,8 @@ class Surroundings:
     files: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
     programs: Sequence[tuple[str, str]] = ()
+    mounts: Sequence[MountPoint] = ()
+    users: idmaps.Range | None = None
 
 
 def capabilities(record: Record, every: Sequence[str]) -> tuple[str, ...]:
@@ -75,9 +81,12 @@ def config(record: Record, around: Surroundings, *, powers: Sequence[str]) -> Js
     spec = record.spec
     linux: Json = {
         "namespaces": _namespaces(around),
-        "maskedPaths": [] if spec.privileged else list(_MASKED),
+        "maskedPaths": list(_MASKED) if isolation.is_filtered(spec) else [],
+        # Whoever is root may change the host's kernel by these: at the lowest level they are shut too.
         "readonlyPaths": [] if spec.privileged else list(_READ_ONLY),
     }
+    if around.users is not None:
+        linux |= {"uidMappings": around.users.mappings(), "gidMappings": around.users.mappings()}
     if around.cgroup:
         linux |= {
             "resources": _resources(around.resources, privileged=spec.privileged),
@@ -99,7 +108,7 @@ def config(record: Record, around: Surroundings, *, powers: Sequence[str]) -> Js
             rlimits=around.rlimits,
             privileged=spec.privileged,
         ),
-        "mounts": [*_system_mounts(record, around), *_mounts(record)],
+        "mounts": [*_system_mounts(record, around), *_mounts(record, around.mounts)],
         "annotations": {**around.annotations, "org.opencontainers.image.stopSignal": record.image.config.stop_signal or "SIGTERM"},
         "linux": linux,
     }  # fmt: skip
@@ -132,7 +141,9 @@ def process(
 
 
 def _namespaces(around: Surroundings) -> list[Json]:
-    kinds: list[Json] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    kinds: list[Json] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
+    if around.users is not None:
+        kinds.append({"type": "user"})
     if not around.host_network:
         kinds.append({"type": "network", **({"path": around.netns} if around.netns else {})})
     return kinds
@@ -156,16 +167,18 @@ def _system_mounts(record: Record, around: Surroundings) -> list[Json]:
         _mount("/dev/mqueue", "mqueue", "mqueue", safe),
         _mount(_SHM, "tmpfs", "shm", [*safe, "mode=1777", f"size={shm_bytes}"]),
         _mount("/sys", "sysfs", "sysfs", [*safe, *read_only]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*safe, "relatime", "ro"]),
     ]
+    if around.users is None:  # users of its own would be shown the groups of the whole host
+        found.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*safe, "relatime", "ro"]))
     taken = {mount.target.rstrip("/") for mount in record.mounts}
     found = [one for one in found if one["destination"] not in taken]
     found += [
-        _mount(target, "bind", source, ["rbind", "rprivate", "ro", "nosuid", "nodev"])
+        # Of a folder, what is mounted in it too; crun takes such words for folders alone.
+        _mount(target, "bind", source, ["rbind", "rprivate", *(_ALL_BELOW if os.path.isdir(source) else _FILE)])
         for source, target in around.programs
     ]
     found += [
-        _mount(target, "bind", source, ["rbind", "rprivate", "rw"])
+        _mount(target, "bind", source, ["rbind", "rprivate", "rw" if around.users is None else "ro"])
         for target, source in around.files.items()
         if target not in taken
     ]
@@ -174,12 +187,10 @@ def _system_mounts(record: Record, around: Surroundings) -> list[Json]:
     return found
 
 
-def _mounts(record: Record) -> list[Json]:
+def _mounts(record: Record, placed: Sequence[MountPoint]) -> list[Json]:
     sizes = {mount.target: mount.size_bytes for mount in record.spec.mounts}
     # A mount on a folder of another one comes after it.
-    return [
-        _own_mount(one, sizes.get(one.target)) for one in sorted(record.mounts, key=lambda one: one.target.count("/"))
-    ]
+    return [_own_mount(one, sizes.get(one.target)) for one in sorted(placed, key=lambda one: one.target.count("/"))]
 
 
 def _own_mount(one: MountPoint, size_bytes: int | None) -> Json:

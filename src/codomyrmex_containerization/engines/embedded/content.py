@@ -209,9 +209,12 @@ class ContentStore:
             del state.cache[key]
         return gone
 
-    def sweep(self) -> int:
-        """Throw away what no image needs: what crashes left behind, mostly. Returns how many bytes came free."""
-        return self._collect(wait=True)
+    def sweep(self, *, wait: bool = True) -> int:
+        """Throw away what no image needs: what crashes left behind, mostly. Returns how many bytes came free.
+
+        While others bring contents in it waits for them, or leaves it to the next one.
+        """
+        return self._collect(wait=wait)
 
     def _collect(self, *, wait: bool) -> int:
         with self._index.alone(wait=wait) as is_alone:

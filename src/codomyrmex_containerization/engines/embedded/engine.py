@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from codomyrmex_containerization import errors, threads
-from codomyrmex_containerization.engines import base, cgroups, processes
+from codomyrmex_containerization.engines import base, cgroups, host_files, processes
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
     execs,
     files,
+    host_image,
     life,
     logs,
     objects,
@@ -81,6 +83,7 @@ class EmbeddedEngine(base.Engine):
         self._folders = folders
         self._timeout_seconds = timeout_seconds
         self._made: life.House | None = None
+        self._making = threading.Lock()
         self._sampler = sampler or cgroups.Sampler()
         self._execs: dict[str, execs.Command] = {}
 
@@ -98,14 +101,24 @@ class EmbeddedEngine(base.Engine):
                 hint="use rootless Podman, or run as root",
             )
         if self._made is None:
-            self._made = life.House(self._folders, engine=self.name)
-            self._made.recover()
+            with self._making:
+                if self._made is None:
+                    house = life.House(self._folders, engine=self.name)
+                    house.recover()
+                    self._made = house  # nobody uses it before it has set right what a crash left
         return self._made
 
     async def _call(self, function: Callable[[life.House], T], what: str, *, seconds: float | None = None) -> T:
-        return await threads.run(
-            lambda: function(self.house), deadline_seconds=seconds or self._timeout_seconds, what=what
-        )
+        def call() -> T:
+            try:
+                return function(self.house)
+            except OSError as error:
+                raise errors.EngineUnavailable(
+                    f"{self.name} failed while {what}: {error.strerror or error}.",
+                    hint=f"make room and check the rights of {self._folders.data}",
+                ) from error
+
+        return await threads.run(call, deadline_seconds=seconds or self._timeout_seconds, what=what)
 
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
         """Say which runtime works here and what it can do."""
@@ -130,7 +143,7 @@ class EmbeddedEngine(base.Engine):
                 kernel_version=platform.release(),
                 product="embedded",
                 lacks=_LACKS,
-                notes=(f"OCI runtime {found.kind} {found.version}", *found.notes),
+                notes=(f"OCI runtime {found.kind} {found.version}", *found.notes, *_damaged(house)),
             )
 
         return await self._call(ask, "looking for an OCI runtime", seconds=deadline_seconds)
@@ -191,7 +204,7 @@ class EmbeddedEngine(base.Engine):
                 await anyio.sleep(_STILL_PAUSE_SECONDS)
                 continue
             if not record.is_alive:
-                if record.started_at is None:
+                if record.started_at is None and record.status != "dead":
                     await anyio.sleep(_STILL_PAUSE_SECONDS)
                     continue
                 return record.exit_code if record.exit_code is not None else 255
@@ -471,6 +484,78 @@ class EmbeddedEngine(base.Engine):
 
         return await self._call(remove, f"removing image {image}")
 
+    # --------------------------------------------------------------------------------------------------------- archives
+
+    async def load_image(self, source: Path, *, passed: base.Passed = lambda count: None) -> tuple[str, ...]:
+        """Load a docker-archive, an OCI archive or an OCI layout folder."""
+
+        def load(house: life.House) -> tuple[str, ...]:
+            with host_files.source(source) as held, _named(held, source) as path:
+                made = house.images.load(path)
+            for one in made:
+                house.journal.note("image", "load", one.id, next(iter(one.tags), one.id))
+            return tuple(name for one in made for name in one.tags or (one.id,))
+
+        return await self._take(load, f"loading {source.name}")
+
+    async def save_image(
+        self, image: str, target: Path, *, format: base.ArchiveFormat, passed: base.Passed = lambda count: None
+    ) -> int:
+        """Write an image as a docker-archive, an OCI archive or an OCI layout folder."""
+
+        def save(house: life.House) -> int:
+            if host_image.is_meant(image):
+                raise _is_this_machine(f"The image {image}")
+            with host_files.folder_of(target) as folder, _named(folder, target.parent) as path:
+                house.images.save([image], path / target.name, format=format)
+                return host_files.size(target.name, folder)
+
+        return await self._take(save, f"saving {image}")
+
+    async def import_image(
+        self, source: Path, *, tag: str, labels: Mapping[str, str], passed: base.Passed = lambda count: None
+    ) -> str:
+        """Make an image of a root file system, a tar or a folder."""
+
+        def import_(house: life.House) -> str:
+            with host_files.source(source) as held, _named(held, source) as path:
+                made = house.images.import_rootfs(path, tag=tag, config=objects.ImageConfig(labels=labels))
+            house.journal.note("image", "import", made.id, tag)
+            return made.id
+
+        return await self._take(import_, f"importing {source.name}")
+
+    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
+        """Make a tar of a container's own layers, without what is mounted on them."""
+        stopped = False
+
+        def pieces(given: Iterator[bytes]) -> Iterator[bytes]:
+            for piece in given:
+                if stopped:
+                    raise errors.Cancelled("The export was stopped.")
+                yield piece
+
+        def export(house: life.House) -> int:
+            record = house.look(container)
+            if record.image.id == host_image.ID:
+                raise _is_this_machine(f"Container {record.name}")
+            return _in_own_tree(
+                house,
+                record,
+                lambda tree: tree.read("/.", lambda given: host_files.write(target, pieces(given), passed=passed)),
+            )
+
+        try:
+            return await self._take(export, f"exporting {container}")
+        finally:
+            stopped = True
+
+    async def _take(self, function: Callable[[life.House], T], what: str) -> T:
+        """Do what takes as long as it takes."""
+        return await threads.run(lambda: function(self.house), deadline_seconds=None, what=what)
+
+    # ----------------------------------------------------------------------------------------------------------- builds
+
     def builder(self, spec: BuildSpec) -> BuilderName:
         """There is one; what it cannot do it refuses. Raises Unsupported."""
         build.check(spec, engine=self.name)
@@ -604,6 +689,11 @@ def _distribution() -> str:
         return "Linux"
 
 
+def _damaged(house: life.House) -> list[str]:
+    found = house.containers.damaged()
+    return [f"the record of container {id[:12]} is damaged: remove it by its id with force=true" for id in found]
+
+
 def _has_labels(row: ContainerRow, wanted: Sequence[str]) -> bool:
     pairs = (one.partition("=") for one in wanted)
     return all(name in row.labels and (not sign or row.labels[name] == value) for name, sign, value in pairs)
@@ -633,6 +723,42 @@ async def _ended(record: Record) -> None:
             with suppress(OSError):
                 anyio.notify_closing(descriptor)
             os.close(descriptor)
+
+
+@contextmanager
+def _named(held: int, path: Path) -> Iterator[Path]:
+    """Lend a path that leads to what is held open, whatever is put in its place; an error names the one that was given."""
+    here = f"/proc/self/fd/{held}"
+    try:
+        yield Path(here)
+    except errors.ContainerizationError as error:
+        if here not in error.message:
+            raise
+        message = error.message.replace(here, str(path))
+        raise type(error)(message, hint=error.hint, details=error.details) from error
+
+
+def _is_this_machine(what: str) -> errors.Unsupported:
+    return errors.Unsupported(
+        f"{what} is this machine, which is never made a file.",
+        hint="use another image; container_copy copies single files; engine='docker' has images of its own",
+    )
+
+
+def _in_own_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
+    """Do something with a container's own file system, without what its program has mounted there."""
+    merged = house.containers.folder(record.id) / "merged"
+    if record.is_alive and overlay.is_mounted(merged):
+        return do(files.Tree(merged))
+    with house.containers.hold(record.id):
+        was_mounted = overlay.is_mounted(merged)
+        if not was_mounted:
+            house.mount(record)
+        try:
+            return do(files.Tree(merged))
+        finally:
+            if not was_mounted:
+                overlay.unmount(merged)
 
 
 def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:

@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from codomyrmex_containerization import process, threads
 from codomyrmex_containerization.engines import base
-from codomyrmex_containerization.engines.embedded import bundle, life, runtime, state, users
+from codomyrmex_containerization.engines.embedded import bundle, isolation, life, runtime, state, users
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import OutputFrame, Stream
 from codomyrmex_containerization.models.details import ExecSpec, ExecState
@@ -75,6 +75,7 @@ def _described(house: life.House, record: Record, command: Command) -> Path:
         env=env,
         workdir=workdir,
         powers=bundle.capabilities(record, house.powers),
+        rlimits=isolation.rlimits(record.spec, record.limits),
         privileged=record.spec.privileged,
     )
     folder = command.folder / command.id
@@ -137,8 +138,9 @@ async def _until_it_runs(
                     words = await running.process.stderr.receive(_WORDS_BYTES)
             command.exit_code = running.process.returncode or 126
             raise house.refusal(runtime.plain(words.decode("utf-8", "replace")), f"starting a command in {record.name}")
-        await anyio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        with anyio.move_on_after(pause):
+            await running.wait()
+        pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 async def _feed(running: process.Running, stdin: bytes) -> None:

@@ -140,7 +140,7 @@ def _is_opaque(folder: int) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all in it, be it gone already. Raises OSError.
+    """Remove a folder with all in it, be it gone already. Raises OSError: EBUSY when something is mounted in it.
 
     Folders in it are first brought up to its top: they may be deeper in one another than a path, or a stack of calls, can be long.
     """
@@ -156,6 +156,8 @@ def remove(folder: Path) -> None:
             with suppress(FileNotFoundError):
                 inner = _open_to_empty(folder, name)
                 try:
+                    if os.fstat(inner).st_dev != os.fstat(top).st_dev:
+                        raise OSError(errno.EBUSY, "something is mounted here", name)
                     waiting += _remove_files(inner, top)
                 finally:
                     os.close(inner)

@@ -7,12 +7,11 @@ looks at a container whose program has ended takes away what it was surrounded w
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +19,21 @@ from typing import Any
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import (
+    begun,
+    binds,
     bundle,
     content,
     events,
     host_image,
+    idmaps,
+    isolation,
     limits,
+    mounts,
     network,
     objects,
     overlay,
     probe,
+    recovery,
     restarts,
     runtime,
     seccomp,
@@ -51,7 +56,9 @@ from codomyrmex_containerization.models.details import NetworkAttachment
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 _OTHERS = "use docker or podman"
+_PASSAGES = Path("/run/codomyrmex-containerization-strict")
 _KILL_SECONDS = 10.0
+_ENDING_SECONDS = 0.2
 _BY_CONTROL_GROUP = frozenset({"memory_bytes", "memory_reservation_bytes", "cpus", "cpu_shares", "pids_limit"})
 # As linux/capability.h numbers them.
 _CAPABILITIES = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
@@ -71,13 +78,16 @@ class House:
         self.engine = engine
         self.folders = folders
         for folder in (folders.data, folders.run):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(folder)
         self.containers = state.Containers(folders, engine=engine)
         self.images = content.ContentStore(folders, engine=engine)
         self.volumes = volumes.VolumeStore(folders, engine=engine)
         self.networks = network.Networks(folders, engine=engine)
         self.journal = events.Journal(folders.data / "events", engine=engine)
+        self.places = binds.Places(folders.run / "binds", own=folders.data)
+        self.passages = binds.Places(_PASSAGES, own=folders.data)
         self.filters = seccomp.FilterCache(folders.data / "seccomp")
+        self.begun = begun.Notes(folders.data / "begun")
         self._found: probe.Runtime | None = None
         self._runtime: runtime.Runtime | None = None
 
@@ -95,7 +105,13 @@ class House:
         """The runtime and conmon. Raises EngineUnavailable."""
         if self._runtime is None:
             conmon, _ = probe.find_conmon()
-            self._runtime = runtime.Runtime(self.found.path, conmon, self.folders, prefix=self.found.prefix)
+            self._runtime = runtime.Runtime(
+                self.found.path,
+                conmon,
+                self.folders,
+                prefix=self.found.prefix,
+                is_always_prefixed=self.found.cgroups == "none",
+            )
         return self._runtime
 
     @functools.cached_property
@@ -112,7 +128,13 @@ class House:
 
     def look(self, text: str) -> Record:
         """Return a container as it is now. Raises NotFound, Ambiguous."""
-        return self.fresh(self.containers.find(text))
+        try:
+            return self.fresh(self.containers.find(text))
+        except errors.NotFound:
+            damaged = self.containers.find_damaged(text)
+            if damaged is None:
+                raise
+            return self.containers.stand_in(damaged)
 
     def all(self) -> list[Record]:
         """Return all containers as they are now, the newest first."""
@@ -120,14 +142,17 @@ class House:
         for record in self.containers.all():
             with suppress(errors.NotFound):
                 found.append(self.fresh(record))
+        for id in self.containers.damaged():
+            with suppress(errors.NotFound):
+                found.append(self.containers.stand_in(id))
         return found
 
     def fresh(self, record: Record) -> Record:
         """Return a record that knows of its program's end. Raises NotFound when it has just gone."""
-        if not self._has_ended(record):
+        if not self._is_other(record):
             return record
         with self.containers.hold(record.id) as now:
-            return self._finished(now) if self._has_ended(now) else now
+            return self._settled(now)
 
     def ends(self) -> int:
         """Return a number that changes whenever a container's program ends."""
@@ -135,6 +160,13 @@ class House:
             return self.folders.exits.stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _is_other(self, record: Record) -> bool:
+        return self._has_ended(record) or _is_stranded(record) or self._is_left(record.id)
+
+    def _is_left(self, container_id: str) -> bool:
+        note = self.begun.read(container_id) if self.begun.has(container_id) else None
+        return note is not None and note.is_left
 
     @staticmethod
     def _has_ended(record: Record) -> bool:
@@ -155,6 +187,9 @@ class House:
     def create(self, spec: ContainerSpec) -> Record:
         """Enter a container. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
+        spec = isolation.completed(spec, enforceable=self.found.limits)
+        if isolation.is_strict(spec):
+            idmaps.require(self.folders.data)
         image = self.image(spec.image)
         name = (spec.name or "").removeprefix("/") or self.containers.new_name()
         if not _NAME.match(name):
@@ -186,6 +221,8 @@ class House:
                 with suppress(errors.ContainerizationError):
                     self.volumes.remove(volume, users={}, force=True)
             raise
+        finally:
+            self.begun.drop(record.id)
         self.note(record, "create")
         return record
 
@@ -217,18 +254,15 @@ class House:
         given = {mount.target.rstrip("/") or "/": mount for mount in record.spec.mounts}
         for target in record.image.config.volumes:
             given.setdefault(target.rstrip("/") or "/", Mount("volume", target))
-        return tuple(self._mount_point(mount, made) for mount in given.values())
+        return tuple(self._mount_point(record, mount, made) for mount in given.values())
 
-    def _mount_point(self, mount: Mount, made: list[str]) -> MountPoint:
+    def _mount_point(self, record: Record, mount: Mount, made: list[str]) -> MountPoint:
         if not mount.target.startswith("/") or ".." in mount.target.split("/"):
             raise errors.InvalidArgument(f"{mount.target!r} is no place to mount at.", hint="give an absolute path")
         if mount.type == "tmpfs":
             return MountPoint("tmpfs", "", mount.target, mount.read_only)
         if mount.type == "bind":
-            if not Path(mount.source).exists():
-                raise errors.InvalidArgument(
-                    f"The bind source path does not exist: {mount.source}.", hint="make it first, or name another one"
-                )
+            binds.require(mount.source)
             return MountPoint("bind", mount.source, mount.target, mount.read_only)
         name = mount.source
         if name:
@@ -237,8 +271,10 @@ class House:
             if name not in known:
                 made.append(name)
         else:
-            name = self.volumes.anonymous(mount.labels)
+            name = state.new_id()
             made.append(name)
+            unnamed = [one for one in made if _ANONYMOUS.match(one)]
+            self.begun.write(record.id, self.containers.folder(record.id), volumes=unnamed)
             folder = self.volumes.ensure(name, mount.labels)
         return MountPoint("volume", str(folder), mount.target, mount.read_only, name)
 
@@ -253,17 +289,21 @@ class House:
         if record.prepared and record.first and record.first.is_alive:
             return record
         self._take_down(record)
+        self.begun.write(record.id, self.containers.folder(record.id))
         try:
-            self.mount(record)
+            self.mount(record, as_its_own=True)
             attached = self.connect_networks(record)
             folder = self.containers.folder(record.id)
             uncompiled = self.write_bundle(record, folder, attached)
             command = self._exit_command(record)
             made = self.runtime.create(record.id, folder, stdin=stdin or record.spec.stdin_open, exit_command=command)
+            for places in (self.places, self.passages):
+                places.clear(record.id)
             if uncompiled is not None:
                 self.filters.put_from(uncompiled, self.found.version, self.folders.runtime / record.id)
         except BaseException as error:
             self._take_down(record)
+            self.begun.drop(record.id)
             raise self._said(error, record) from error
         ports, attachments = (attached.ports, attached.networks) if attached else (record.spec.ports, ())
         return self.containers.write(
@@ -277,17 +317,26 @@ class House:
             )
         )
 
-    def mount(self, record: Record) -> None:
-        """Put a container's file system together at its folder `merged`; the container is held."""
+    def mount(self, record: Record, *, as_its_own: bool = False) -> None:
+        """Put a container's file system together at its folder `merged`, `as_its_own` users see it; the container is held."""
         folder = self.containers.folder(record.id)
         for name in ("merged", "upper", "work"):
             (folder / name).mkdir(mode=0o755, exist_ok=True)
-        overlay.mount(
-            self.layers(record.image),
-            upper=folder / "upper",
-            work=folder / "work",
-            target=folder / "merged",
-        )
+        found = self.layers(record.image)
+        upper, work, target = (folder / name for name in ("upper", "work", "merged"))
+        if as_its_own and isolation.is_strict(record.spec):
+            numbers = idmaps.range_of(record.id)
+            idmaps.mount(
+                found,
+                upper=upper,
+                work=work,
+                target=target,
+                numbers=numbers,
+                places=self.places,
+                container_id=record.id,
+            )
+        else:
+            overlay.mount(found, upper=upper, work=work, target=target)
         for mount in record.mounts if record.started_at is None else ():
             if mount.type == "volume":
                 self.volumes.fill(mount.name, folder / "merged", mount.target)
@@ -308,25 +357,43 @@ class House:
         programs = Path("/") if record.image.id == host_image.ID else merged
         users.require_program(words, programs, env=record.env, workdir=record.workdir, hidden=hidden)
         powers = bundle.capabilities(record, self.powers)
-        profile = None if record.spec.privileged else seccomp.profile(powers)
+        profile = seccomp.profile(powers) if isolation.is_filtered(record.spec) else None
+        numbers = idmaps.range_of(record.id) if isolation.is_strict(record.spec) else None
+        user = users.find(record.user, merged)
+        if numbers is not None and max(user.uid, user.gid, *user.groups, 0) >= idmaps.SIZE:
+            raise errors.InvalidArgument(
+                f"isolation='strict' has users 0 to {idmaps.SIZE - 1}; {record.user} is none of them.",
+                hint="choose a user with a smaller number",
+            )
         keeps = profile is not None and self.found.kind == "crun"
         compiled = self.filters.get(profile, self.found.version) if keeps and profile is not None else None
         around = bundle.Surroundings(
-            root=str(merged),
-            user=users.find(record.user, merged),
-            netns=str(attached.netns) if attached and attached.netns else None,
+            root=str(self.passages.let_through(record.id, merged, group=numbers.first) if numbers else merged),
+            user=user,
+            # A namespace of its own users: nobody else's may show it its network's settings.
+            netns=str(attached.netns) if attached and attached.netns and numbers is None else None,
             host_network=attached is None,
             cgroup=limits.cgroup_path(record.id) if self.found.cgroups != "none" else "",
             resources=limits.resources(record.limits),
-            rlimits=limits.rlimits(record.limits),
+            rlimits=isolation.rlimits(record.spec, record.limits),
             seccomp=profile if compiled is None else None,
             annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
             files=self._files(record, folder, attached),
             init=_init(),
+            mounts=self._placed(record, numbers),
+            users=numbers,
             programs=host_image.binds() if record.image.id == host_image.ID else (),
         )
-        state.write_whole(folder / "config.json", bundle.encoded(bundle.config(record, around, powers=powers)))
+        # Not forced to the disk: it is written anew for each start.
+        described = bundle.encoded(bundle.config(record, around, powers=powers))
+        state.write_whole(folder / "config.json", described, forced=False)
         return profile if keeps and compiled is None else None
+
+    def _placed(self, record: Record, numbers: idmaps.Range | None) -> Sequence[MountPoint]:
+        if numbers is None:
+            return self.places.put(record.id, record.mounts)
+        with idmaps.namespace(numbers) as own:
+            return self.places.put(record.id, record.mounts, users=own)
 
     @staticmethod
     def _files(record: Record, folder: Path, attached: network.Attached | None) -> dict[str, str]:
@@ -376,9 +443,11 @@ class House:
 
     def begin(self, record: Record) -> Record:
         """Start a container that is held."""
-        record = self.containers.write(replace(record, stopped_by_hand=False))
+        if record.stopped_by_hand:
+            record = self.containers.write(replace(record, stopped_by_hand=False))
         try:
             ready = replace(self._prepared(record), restart_count=record.restart_count)
+            self.begun.write(record.id, self.containers.folder(record.id))
             self.runtime.start(record.id)
         except runtime.RuntimeFailed as error:
             self._take_down(record)
@@ -403,6 +472,7 @@ class House:
                 health_output="",
             )
         )
+        self.begun.drop(record.id)
         self.note(running, "start")
         return running
 
@@ -414,38 +484,49 @@ class House:
                 record, status=status, prepared=False, first=None, monitor=None, error=error.message, exit_code=code
             )
         )
+        self.begun.drop(record.id)
 
     # ------------------------------------------------------------------------------------------------------------ ended
 
-    def _finished(self, record: Record) -> Record:
-        """Note a program's end and take down what surrounded it; the container is held."""
+    def _finished(self, record: Record, *, is_removed: bool = False) -> Record:
+        """Note a program's end and take down what surrounded it; the container is held. One that `is_removed` next needs no record."""
         code, moment = self._exit(record)
         folder = self.containers.folder(record.id)
         oom = limits.oom_killed(record.id, folder)
-        self._take_down(record)
-        again = restarts.is_to_run_again(record, code)
-        ended = self.containers.write(
-            replace(
-                record,
-                status="restarting" if again else "exited",
-                prepared=False,
-                first=None,
-                monitor=None,
-                exit_code=code,
-                finished_at=moment,
-                oom_killed=oom,
-                error="" if code is not None else "its monitor ended with it: the exit code is not known",
-                ports=record.spec.ports,
-                attachments=(),
-            )
+        with suppress(
+            errors.EngineUnavailable
+        ):  # a network that cannot be taken down now stays noted, and is tried again
+            self.take_down(record.id, folder, first=record.first, keeps_exit=True)
+        # It is conmon that has it started again.
+        is_watched = record.monitor is not None and record.monitor.is_alive
+        again = is_watched and restarts.is_to_run_again(record, code)
+        ended = replace(
+            record,
+            status="restarting" if again else "exited",
+            prepared=False,
+            first=None,
+            monitor=record.monitor if again else None,
+            exit_code=code,
+            finished_at=moment,
+            oom_killed=oom,
+            error="" if code is not None else "its monitor ended with it: the exit code is not known",
+            ports=record.spec.ports,
+            attachments=(),
         )
-        if oom:
-            self.note(ended, "oom")
-        self.note(ended, "die", exitCode="" if code is None else str(code))
+        try:
+            if not is_removed:
+                self.containers.write(ended)
+        except errors.EngineUnavailable:
+            return ended  # no room to write it down: the next look finds the same
+        self._forget_exit(record.id)
+        with suppress(errors.EngineUnavailable):
+            if oom:
+                self.note(ended, "oom")
+            self.note(ended, "die", exitCode="" if code is None else str(code))
         return ended
 
     def _exit(self, record: Record) -> tuple[int | None, datetime]:
-        path = self.runtime.exit_file(record.id)
+        path = self.folders.exits / record.id
         if record.monitor is not None and record.monitor.is_alive:
             # It writes the code once the last output was read.
             _wait_for_file(path, record.monitor)
@@ -455,18 +536,46 @@ class House:
         except (OSError, ValueError):
             return None, state.now()
 
-    def _take_down(self, record: Record) -> None:
-        self.take_down(record.id, self.containers.folder(record.id))
-
-    def take_down(self, container_id: str, folder: Path) -> None:
-        """Take away a container's walls, network and mounts; all that is not there is left alone."""
-        with suppress(runtime.RuntimeFailed):
-            self.runtime.delete(container_id)
-        limits.remove_cgroups(container_id)
-        self.networks.tear_down(container_id)
-        overlay.unmount(folder / "merged")
+    def _forget_exit(self, container_id: str) -> None:
         with suppress(OSError):
-            self.runtime.exit_file(container_id).unlink()
+            (self.folders.exits / container_id).unlink()
+
+    def _take_down(self, record: Record) -> None:
+        self.take_down(record.id, self.containers.folder(record.id), first=record.first)
+
+    def take_down(
+        self, container_id: str, folder: Path, *, first: state.Process | None = None, keeps_exit: bool = False
+    ) -> None:
+        """Take away a container's walls, network and mounts; all that is not there is left alone. Raises EngineUnavailable.
+
+        `first` is its first process, where that is known.
+        """
+        if self._is_left(container_id):
+            begun.end_strays(self.folders, container_id)
+            self.networks.end_strays()
+        self._delete(container_id, first)
+        if limits.remove_cgroups(container_id):
+            begun.kill_group(container_id)
+            limits.remove_cgroups(container_id)
+        self.networks.tear_down(container_id)
+        for places in (self.places, self.passages):
+            places.clear(container_id)
+        overlay.unmount(folder / "merged")
+        if not keeps_exit:
+            self._forget_exit(container_id)
+
+    def _delete(self, container_id: str, first: state.Process | None) -> None:
+        """Have the runtime forget a container; where it cannot, end what is in the container's group and forget it ourselves."""
+        known = self.folders.runtime / container_id
+        if not known.exists():
+            return
+        # With a namespace's first process the kernel has ended all others: the runtime has nothing left to end.
+        if first is None or first.is_alive:
+            try:
+                self.runtime.delete(container_id)
+            except (runtime.RuntimeFailed, errors.DeadlineExceeded, errors.EngineUnavailable):
+                begun.kill_group(container_id)
+        shutil.rmtree(known, ignore_errors=True)
 
     def signal(self, text: str, name: str) -> Record:
         """Send a signal to a container's program. Raises NotFound, Conflict (not running), InvalidArgument (no such signal)."""
@@ -478,10 +587,13 @@ class House:
             if record.status == "paused" and number == users.KILL:
                 self.runtime.resume(record.id)
         try:
-            self.runtime.kill(record.id, str(number))
-        except runtime.RuntimeFailed as error:
-            if self.look(record.id).status == "running" and record.first and record.first.is_alive:
-                raise self.refusal(str(error), f"sending {name} to {record.name}") from error
+            if record.first is not None:
+                begun.send(record.first, number)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise errors.EngineUnavailable(
+                f"{self.engine} cannot send {name} to {record.name}: {reason}.", hint="run as the user who started it"
+            ) from error
         self.note(record, "kill", signal=str(number))
         return record
 
@@ -501,11 +613,17 @@ class House:
                     f"Container {record.name} is {record.status}, not {wanted}.",
                     hint="see its state with container_inspect",
                 )
-            try:
-                (self.runtime.pause if frozen else self.runtime.resume)(record.id)
-            except runtime.RuntimeFailed as error:
-                raise self.refusal(str(error), f"{'pausing' if frozen else 'unpausing'} {record.name}") from error
-            self.note(self.containers.write(replace(record, status=other)), "pause" if frozen else "unpause")
+            with self._beginning(record.id):
+                try:
+                    (self.runtime.pause if frozen else self.runtime.resume)(record.id)
+                except runtime.RuntimeFailed as error:
+                    if record.first is not None and state.wait_for_end(record.first, seconds=_ENDING_SECONDS):
+                        raise errors.Conflict(
+                            f"Container {record.name} has just ended.", hint="see its state with container_inspect"
+                        ) from error
+                    raise self.refusal(str(error), f"{'pausing' if frozen else 'unpausing'} {record.name}") from error
+                changed = self.containers.write(replace(record, status=other))
+            self.note(changed, "pause" if frozen else "unpause")
 
     def update(self, text: str, changed: Limits) -> None:
         """Change a container's limits, now and for later starts. Raises NotFound, Unsupported, InvalidArgument."""
@@ -537,11 +655,13 @@ class House:
     def remove(self, text: str, *, force: bool, with_volumes: bool) -> None:
         """Remove a container. Raises NotFound, Conflict (running and not forced)."""
         found = self.look(text)
+        if found.status == "dead":
+            self._remove_damaged(found.id, force=force)
+            return
         if found.is_alive and not force:
             raise errors.Conflict(f"Container {found.name} is {found.status}.", hint="stop it first or pass force=true")
         with self.containers.hold(found.id) as record:
-            if self._has_ended(record):
-                record = self._finished(record)
+            record = self._settled(record)
             if record.is_alive:
                 if not force:
                     raise errors.Conflict(
@@ -549,34 +669,56 @@ class House:
                     )
                 record = self._killed(record)
             self._take_down(record)
-            self._erase(record)
-        self.note(record, "destroy")
-        for mount in record.mounts:
-            if with_volumes and mount.type == "volume" and _ANONYMOUS.match(mount.name):
-                with suppress(errors.ContainerizationError):
-                    self.volumes.remove(mount.name, users=self.volume_users(), force=False)
+            if record.restart.name != "no":
+                begun.end_strays(self.folders, record.id, restarters=True)
+            unnamed = [one.name for one in record.mounts if one.type == "volume" and _ANONYMOUS.match(one.name)]
+            # Whether there is room or not: removing is what makes some.
+            with suppress(errors.EngineUnavailable):
+                self.begun.write(record.id, self.containers.folder(record.id), volumes=unnamed if with_volumes else ())
+            self._erase(record.id, name=record.name)
+        with suppress(errors.EngineUnavailable):
+            self.note(record, "destroy")
+        for name in unnamed if with_volumes else ():
+            with suppress(errors.ContainerizationError):
+                self.volumes.remove(name, users=self.volume_users(), force=False)
+        self.begun.drop(record.id)
+
+    def _remove_damaged(self, container_id: str, *, force: bool) -> None:
+        if not force:
+            raise errors.Conflict(
+                f"The record of container {container_id[:12]} is damaged: it may be running.", hint="pass force=true"
+            )
+        with self.containers.hold_if_free(container_id) as is_free:
+            if not is_free:
+                raise errors.Conflict(f"Container {container_id[:12]} is in use now.", hint="try again")
+            self.take_down(container_id, self.containers.folder(container_id))
+            self._erase(container_id)
+        self.begun.drop(container_id)
 
     def _killed(self, record: Record) -> Record:
-        record = self.containers.write(replace(record, stopped_by_hand=True))
+        record = replace(record, stopped_by_hand=True)
+        if record.restart.name != "no":  # else nobody else would start it
+            with suppress(errors.EngineUnavailable):  # no room to write it down: it is removed next
+                self.containers.write(record)
         if record.first is not None and record.first.is_alive:
-            with suppress(runtime.RuntimeFailed):
+            with suppress(runtime.RuntimeFailed, errors.DeadlineExceeded, errors.EngineUnavailable):
                 if record.status == "paused":
                     self.runtime.resume(record.id)
-                self.runtime.kill(record.id, str(users.KILL))
+            begun.kill(record.first)
             if not state.wait_for_end(record.first, seconds=_KILL_SECONDS):
                 raise errors.Conflict(
                     f"Container {record.name} does not end: the kernel holds its processes back.",
                     hint="try again later",
                 )
-        return self._finished(record)
+        return self._finished(record, is_removed=True)
 
-    def _erase(self, record: Record) -> None:
-        folder = self.containers.folder(record.id)
-        if overlay.is_mounted(folder / "merged"):
-            raise errors.Conflict(f"Something still uses the files of {record.name}.", hint="end it, then try again")
+    def _erase(self, container_id: str, *, name: str | None = None) -> None:
+        if not mounts.clear(self.containers.folder(container_id)):
+            raise errors.Conflict(
+                f"Something is still mounted in the folder of container {container_id[:12]}.", hint="try again later"
+            )
         # The record goes first: what is left without one is nobody's, and is swept away at the next start.
-        self.containers.forget(record)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.containers.forget(container_id, name=name), ignore_errors=True)
 
     # ----------------------------------------------------------------------------------------------------- who uses what
 
@@ -606,6 +748,7 @@ class House:
     def connect(self, wanted: str, text: str, *, aliases: Sequence[str]) -> None:
         """Connect a container to a network. Raises NotFound, Conflict."""
         row = self.networks.find(wanted)
+        network.check_names(aliases)
         with self.containers.hold(self.look(text).id) as record:
             if row.name in [name for name, _ in record.networks]:
                 raise errors.Conflict(
@@ -616,11 +759,12 @@ class House:
                     f"{row.name} cannot be had beside other networks.", hint="connect to a network that was created"
                 )
             attachments = record.attachments
-            if record.is_alive:
-                self.networks.connect(record.id, row.name, aliases=aliases, name=record.name)
-                attachments = self._attachments(record)
-            networks = (*record.networks, (row.name, tuple(aliases)))
-            self.containers.write(replace(record, networks=networks, attachments=attachments))
+            with self._beginning(record.id):
+                if record.is_alive:
+                    self.networks.connect(record.id, row.name, aliases=aliases, name=record.name)
+                    attachments = self._attachments(record)
+                networks = (*record.networks, (row.name, tuple(aliases)))
+                self.containers.write(replace(record, networks=networks, attachments=attachments))
 
     def disconnect(self, wanted: str, text: str, *, force: bool) -> None:
         """Disconnect a container from a network. Raises NotFound, Conflict."""
@@ -632,11 +776,21 @@ class House:
                     hint="see its networks with container_inspect",
                 )
             attachments = record.attachments
-            if record.is_alive:
-                self.networks.disconnect(record.id, row.name)
-                attachments = self._attachments(record)
-            networks = tuple(one for one in record.networks if one[0] != row.name)
-            self.containers.write(replace(record, networks=networks or (("none", ()),), attachments=attachments))
+            with self._beginning(record.id):
+                if record.is_alive:
+                    self.networks.disconnect(record.id, row.name)
+                    attachments = self._attachments(record)
+                networks = tuple(one for one in record.networks if one[0] != row.name)
+                self.containers.write(replace(record, networks=networks or (("none", ()),), attachments=attachments))
+
+    @contextmanager
+    def _beginning(self, container_id: str) -> Iterator[None]:
+        """Note while the block lasts that something is done to a container that its record does not tell of yet."""
+        self.begun.write(container_id, self.containers.folder(container_id))
+        try:
+            yield
+        finally:
+            self.begun.drop(container_id)
 
     def _attachments(self, record: Record) -> tuple[NetworkAttachment, ...]:
         attached = self.networks.attached(record.id)
@@ -646,32 +800,49 @@ class House:
 
     def recover(self) -> list[str]:
         """After a crash or a reboot: note who has ended, take down what belongs to nobody. Returns what was found."""
-        found = []
-        alive: set[str] = set()
-        for record in self.containers.all():
-            with suppress(errors.ContainerizationError):
-                now = self.fresh(record)
-                if now.is_alive or (now.prepared and now.first and now.first.is_alive):
-                    alive.add(now.id)
-                if now.status != record.status:
-                    found.append(f"container {now.name} had ended")
-        known = set(self.containers.ids())
-        found += self._sweep(known - alive, known)
-        return found + self.networks.recover(alive)
+        return recovery.recover(self)
 
-    def _sweep(self, dead: Collection[str], known: Collection[str]) -> list[str]:
-        found = []
-        for id in dead:
-            merged = self.containers.folder(id) / "merged"
-            if overlay.is_mounted(merged):
-                overlay.unmount(merged)
-                found.append(f"a mount of container {id[:12]}")
-        for id in known:
-            folder = self.containers.folder(id)
-            if not any((folder / name).exists() for name in ("container.json", "container.json.damaged")):
-                shutil.rmtree(folder, ignore_errors=True)
-                found.append(f"the folder of container {id[:12]}")
-        return found
+    def needs_care(self, record: Record) -> bool:
+        """Whether a record is not as things are, or something is left that should have gone with its program."""
+        if self._is_other(record):
+            return True
+        places = [self.folders.runtime / record.id, self.folders.run / "netns" / record.id]
+        merged = self.containers.folder(record.id) / "merged"
+        return not _lives(record) and (any(one.exists() for one in places) or overlay.is_mounted(merged))
+
+    def care_for(self, record: Record) -> Record:
+        """Bring a record and what there is together; the container is held."""
+        now = self._settled(record)
+        if not _lives(now):
+            self._take_down(now)
+        return now
+
+    def _settled(self, record: Record) -> Record:
+        if self._is_left(record.id):
+            record = recovery.pick_up(self, record)
+        if self._has_ended(record):
+            return self._finished(record)
+        if _is_stranded(record):
+            why = "its monitor has gone: nobody starts it again"
+            return self.containers.write(replace(record, status="exited", monitor=None, error=why))
+        return record
+
+
+def _lives(record: Record) -> bool:
+    return record.is_alive or (record.prepared and record.first is not None and record.first.is_alive)
+
+
+def _is_stranded(record: Record) -> bool:
+    return record.status == "restarting" and not (record.monitor is not None and record.monitor.is_alive)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.EngineUnavailable(
+            f"The folder {path} cannot be made: {error.strerror}.", hint="make room and check the rights above it"
+        ) from error
 
 
 def _wait_for_file(path: Path, monitor: state.Process) -> None:

@@ -7,7 +7,8 @@ rules of the host's, and nothing is left of it when the process ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import (
     bridge,
     netns,
+    network_helpers,
     network_links,
     network_ports,
     network_store,
@@ -31,13 +33,17 @@ from codomyrmex_containerization.models.details import NetworkAttachment
 from codomyrmex_containerization.models.storage import NetworkRow, NetworkSpec
 
 _SHOWN_USERS = 5
+_NAME_THERE = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What a container has of networks: its namespace, its places in them, its ports with the host's real ones."""
+    """What a container has of networks: its namespace, its places in them, its ports with the host's real ones.
 
-    netns: Path
+    Without a namespace it is in no network: its runtime is to make it an empty one.
+    """
+
+    netns: Path | None
     networks: tuple[NetworkAttachment, ...]
     ports: tuple[PortMapping, ...]
     nameservers: tuple[str, ...]
@@ -80,6 +86,13 @@ class Networks:
             )
         self._definitions.remove(network)
 
+    def describe(self) -> dict[str, str]:
+        """Return the kinds of networks there are here, each with what is missing for it: nothing where it can be had."""
+        return {
+            kind: netns.missing() or _refusal(need)
+            for kind, need in (("none", None), ("bridge", slirp.require), ("created", bridge.require))
+        }
+
     def _row(self, network: Network, users: Sequence[str]) -> NetworkRow:
         spec = network.spec
         return NetworkRow(
@@ -110,6 +123,7 @@ class Networks:
         Raises NotFound, Conflict (a port that is taken), InvalidArgument, Unsupported, EngineUnavailable.
         """
         wanted = [(self._definitions.find(one), tuple(aliases)) for one, aliases in networks]
+        check_names([name, *(alias for _, aliases in wanted for alias in aliases)])
         publisher = _publisher([one for one, _ in wanted], ports)
         self.tear_down(container_id)
         with network_ports.claimed(ports):  # says what is taken before anything is made
@@ -120,7 +134,8 @@ class Networks:
                 raise errors.InternalError("This process does not find itself.")
             self._notes.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             links = self._notes.write(Links(container_id, name, maker))
-            netns.make(self._namespace(container_id))
+            if any(network.name != network_store.NONE for network, _ in wanted):
+                netns.make(self._namespace(container_id))
             for number, (network, aliases) in enumerate(wanted):
                 links = self._join(links, network, aliases, ports if number == publisher else ())
         return self._attached(links)
@@ -142,8 +157,12 @@ class Networks:
         self._notes.forget(container_id)
 
     def connect(self, container_id: str, network: str, *, aliases: Sequence[str], name: str) -> None:
-        """Put a container that runs into one more network. Raises NotFound, Conflict, Unsupported, EngineUnavailable."""
+        """Put a container that runs into one more network.
+
+        Raises NotFound, Conflict, InvalidArgument (an alias), Unsupported, EngineUnavailable.
+        """
         found = self._definitions.find(network)
+        check_names([name, *aliases])
         links = self._running(container_id, name)
         if any(one.network == found.name for one in links.links):
             raise errors.Conflict(f"Container {name} is connected to {found.name} already.", hint="disconnect it first")
@@ -180,6 +199,18 @@ class Networks:
                     f"the network of container {links.name} was left, and cannot be taken down: {error.message}"
                 )
         return found + self._bare_namespaces(alive)
+
+    def end_strays(self) -> list[str]:
+        """End the programs that nobody had noted yet when their server was killed; returns what was found."""
+        found = []
+        known = {links.short: links for links in self._notes.all()}
+        for program, short in network_helpers.strays(self._notes.folder):
+            links = known.get(short)
+            if links is not None and (program in (links.stack, links.holder) or links.maker.is_alive):
+                continue
+            network_helpers.end(program, word="")
+            found.append(f"a program of the network of container {short[:12]} was left")
+        return found
 
     def _bare_namespaces(self, alive: Collection[str]) -> list[str]:
         found = []
@@ -275,7 +306,8 @@ class Networks:
 
     def _attached(self, links: Links) -> Attached:
         attachments = tuple(one.attachment for one in links.links)
-        return Attached(self._namespace(links.container_id), attachments, links.ports, links.nameservers)
+        namespace = self._namespace(links.container_id)
+        return Attached(namespace if netns.is_there(namespace) else None, attachments, links.ports, links.nameservers)
 
     def _namespace(self, container_id: str) -> Path:
         return self._namespaces / container_id
@@ -288,6 +320,24 @@ class Networks:
             with suppress(errors.ContainerizationError):
                 self.tear_down(container_id)
             raise
+
+
+def _refusal(need: Callable[[], object] | None) -> str:
+    try:
+        if need is not None:
+            need()
+    except errors.ContainerizationError as error:
+        return error.text()
+    return ""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse a name for a container's neighbours that is none: the server of names keeps them in lines. Raises InvalidArgument."""
+    wrong = next((one for one in names if not _NAME_THERE.match(one)), None)
+    if wrong is not None:
+        raise errors.InvalidArgument(
+            f"{wrong[:100]!r} is no name in a network.", hint="use letters, digits, '_', '.', '-' for aliases"
+        )
 
 
 def _publisher(networks: Sequence[Network], ports: Sequence[PortMapping]) -> int:

@@ -61,6 +61,21 @@ def end(program: state.Process | None, *, word: str) -> None:
     _take_ends()
 
 
+def strays(folder: Path) -> list[tuple[state.Process, str]]:
+    """Return the programs that keep their log in a folder and still run, each with the beginning of its log's name."""
+    found = []
+    here = os.path.realpath(folder)
+    for pid in (int(one) for one in os.listdir("/proc") if one.isdigit()):
+        try:
+            log = os.readlink(f"/proc/{pid}/fd/1").removesuffix(" (deleted)")
+        except OSError:
+            continue
+        program = state.process(pid)
+        if program is not None and os.path.dirname(log) == here:
+            found.append((program, os.path.basename(log).partition(".")[0]))
+    return found
+
+
 def said(log: Path) -> str:
     """Return the last words of a program's log."""
     return _tail(log)

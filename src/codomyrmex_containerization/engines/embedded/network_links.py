@@ -115,9 +115,9 @@ class Notes:
 
     def write(self, links: Links) -> Links:
         """Keep a note; returns it. Raises EngineUnavailable."""
-        state.write_whole(
-            self.folder / f"{links.container_id}.json", _adapter().dump_json(links, exclude_defaults=True)
-        )
+        # Not forced to the disk: a reboot leaves nothing that it tells of.
+        data = _adapter().dump_json(links, exclude_defaults=True)
+        state.write_whole(self.folder / f"{links.container_id}.json", data, forced=False)
         return links
 
     def forget(self, container_id: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import kernel
+from codomyrmex_containerization.engines.embedded.layers import overlay_prefix
 
 MOST_LAYERS = 128
 _EMPTY = ".empty"
@@ -30,9 +31,20 @@ def mount(
         _mount(layers, upper, work, target, volatile)
     except OSError as error:
         raise errors.EngineUnavailable(
-            f"The container's file system cannot be put together: {error.strerror}.",
-            hint="the data folder must be on a file system that overlays work on (ext4, xfs, btrfs), and mounting be allowed",
+            f"The container's file system cannot be put together: {error.strerror}.", hint=_hint(error)
         ) from error
+
+
+def _hint(error: OSError) -> str:
+    match error.errno:
+        case errno.EPERM | errno.EACCES:
+            return "this user may not mount here: run as root, or use docker or podman"
+        case errno.ENODEV:
+            return "this kernel has no overlays: load the module overlay, or use docker or podman"
+        case errno.ENOENT:
+            return "a layer's folder is gone: remove the image and get it again"
+        case _:
+            return "the data folder must be on a file system that overlays work on (ext4, xfs, btrfs), with room left"
 
 
 def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, volatile: bool) -> None:
@@ -48,14 +60,19 @@ def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target
             for name, folder in (("upperdir", upper), ("workdir", work)):
                 descriptors.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
                 options.append(f"{name}=/proc/self/fd/{descriptors[-1]}")
-        options += ["redirect_dir=off", "metacopy=off"]
+        options += ["redirect_dir=nofollow", "metacopy=off"]
         options += ["volatile"] if volatile else []
-        options += ["userxattr"] if os.geteuid() != 0 else []
+        # Root of a user namespace may not write the marks of the host's root, and has its own.
+        options += ["userxattr"] if overlay_prefix(target.parent).startswith("user.") else []
         kernel.mount("overlay", str(target), "overlay", kernel.MS_NODEV, ",".join(options))
     finally:
         for one in descriptors:
             os.close(one)
-    kernel.mount("", str(target), "", kernel.MS_PRIVATE)
+    try:
+        kernel.mount("", str(target), "", kernel.MS_PRIVATE)
+    except OSError:
+        unmount(target)
+        raise
 
 
 def _at_least(layers: Sequence[Path], target: Path, count: int) -> list[Path]:
@@ -70,24 +87,39 @@ def _at_least(layers: Sequence[Path], target: Path, count: int) -> list[Path]:
 
 
 def unmount(target: Path) -> None:
-    """Take a mount away; no error when there is none. What still uses it keeps it until it lets go."""
+    """Take a mount away; no error when there is none. What still uses it keeps it until it lets go. Raises EngineUnavailable."""
     while is_mounted(target):
         try:
-            kernel.unmount(str(target))
+            _unmount(str(target))
         except OSError as error:
-            if error.errno != errno.EBUSY:
-                return
-            with suppress(OSError):
-                kernel.unmount(str(target), kernel.MNT_DETACH)
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # somebody else was faster
+                continue
+            raise errors.EngineUnavailable(
+                f"The container's file system cannot be taken away: {error.strerror}.",
+                hint=f"look what is mounted at {target}, and whether this user may unmount it",
+            ) from error
+
+
+def _unmount(target: str) -> None:
+    try:
+        kernel.unmount(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        kernel.unmount(target, kernel.MNT_DETACH)
 
 
 def is_mounted(target: Path) -> bool:
-    """Whether a file system is mounted right at a folder."""
+    """Whether a file system of its own is mounted right at a folder. Raises EngineUnavailable when that cannot be told."""
     try:
-        here, above = target.lstat(), target.parent.lstat()
-    except OSError:
+        return target.lstat().st_dev != target.parent.lstat().st_dev
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return here.st_dev != above.st_dev
+    except OSError as error:
+        raise errors.EngineUnavailable(
+            f"Whether something is mounted at {target} cannot be told: {error.strerror}.",
+            hint="look at the engine's data folder: is it this user's?",
+        ) from error
 
 
 @contextmanager

@@ -30,7 +30,7 @@ Kind = Literal["crun", "runc", "youki"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 REMEDY = "apt-get install crun conmon slirp4netns uidmap"
 
-_FORMAT = 1  # of the kept outcome
+_FORMAT = 2  # of the kept outcome
 _SECONDS = 30.0
 _TRIED = Limits(
     memory_bytes=64 * 1024**2, memory_reservation_bytes=32 * 1024**2, cpus=0.5, cpu_shares=512, pids_limit=64
@@ -47,7 +47,7 @@ _BOOT_ID, _UID_MAP = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/u
 
 # crun does not know machines that have a second, unified tree with any controller: it must not see that one.
 _UNIFIED = "/sys/fs/cgroup/unified"
-_HIDE = f"{{ umount {_UNIFIED} 2>/dev/null || mount -t tmpfs none {_UNIFIED}; }}"  # in a user namespace it can only be covered
+_HIDE = f"mount -i -n -t tmpfs none {_UNIFIED}"  # covered: what crun writes there must go with it, not stay on the host
 _RUN = 'exec "$@"'
 _RUN_WITHOUT_CGROUPS = 'runtime="$1" && shift && exec "$runtime" --cgroup-manager=disabled "$@"'
 

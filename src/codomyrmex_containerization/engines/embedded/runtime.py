@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ from typing import Any
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import objects
+from codomyrmex_containerization.engines.embedded.begun import end_strays
 
 _ANSWER_SECONDS = 60.0
 _LOG_BYTES = 256 * 1024 * 1024
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = ("PYTHONPATH", "XDG_RUNTIME_DIR", "HOME")
 _LONGEST_WORDS = 400
-_WRAPPER = "runtime"
+_MOST_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,35 @@ class RuntimeFailed(Exception):
 
 
 class Runtime:
-    """One OCI runtime with its state folder, and conmon."""
+    """One OCI runtime with its state folder, and conmon.
 
-    def __init__(self, program: Path, conmon: Path, folders: objects.Folders, *, prefix: Sequence[str] = ()) -> None:
+    `prefix` is what has to stand before the runtime to make a container; with `is_always_prefixed` before everything it is told.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        conmon: Path,
+        folders: objects.Folders,
+        *,
+        prefix: Sequence[str] = (),
+        is_always_prefixed: bool = False,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ) -> None:
         self._folders = folders
         self._conmon = conmon
-        for folder in (folders.run, folders.runtime, folders.exits):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._program = self._wrapped(program, prefix) if prefix else program
+        self._answer_seconds = answer_seconds
+        try:
+            for folder in (folders.run, folders.runtime, folders.exits):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.EngineUnavailable(
+                f"The runtime's folder {folder} cannot be made: {error.strerror}.",
+                hint="make room and check its rights",
+            ) from error
+        self._program = program
+        self._maker = [*prefix, str(program)]
+        self._teller = self._maker if is_always_prefixed else [str(program)]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -59,7 +83,7 @@ class Runtime:
         """Create a container of a bundle; its program does not run yet. Raises RuntimeFailed."""
         arguments = [
             *(str(self._conmon), "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id),
-            *("-r", str(self._program), "--runtime-arg", "--root", "--runtime-arg", str(self._folders.runtime)),
+            *("-r", self._maker[0], *_each("--runtime-arg", [*self._maker[1:], "--root", str(self._folders.runtime)])),
             *("-b", str(bundle), "-p", str(bundle / "pid"), "-P", str(bundle / "conmon.pid")),
             *("-l", f"k8s-file:{log_file(bundle)}", "--log-size-max", str(_LOG_BYTES)),
             *("--exit-dir", str(self._folders.exits), "--persist-dir", str(bundle)),
@@ -67,18 +91,19 @@ class Runtime:
             *(("-i",) if stdin else ()),
         ]
         if exit_command:
-            arguments += ["--exit-command", exit_command[0]]
-            for one in exit_command[1:]:
-                arguments += ["--exit-command-arg", one]
+            arguments += ["--exit-command", exit_command[0], *_each("--exit-command-arg", exit_command[1:])]
         for name in ("pid", "conmon.pid", "oom", "attach"):
             with suppress(FileNotFoundError):
                 (bundle / name).unlink()
         with suppress(FileNotFoundError):
             self.exit_file(container_id).unlink()
-        pid = self._monitored(arguments, bundle)
-        return Made(pid, int((bundle / "conmon.pid").read_text()))
+        pid = self._monitored(arguments, bundle, container_id)
+        try:
+            return Made(pid, int((bundle / "conmon.pid").read_text()))
+        except (OSError, ValueError) as error:
+            raise RuntimeFailed("conmon did not leave its number") from error
 
-    def _monitored(self, arguments: Sequence[str], bundle: Path) -> int:
+    def _monitored(self, arguments: Sequence[str], bundle: Path, container_id: str) -> int:
         answer, answered = os.pipe()
         begin, begun = os.pipe()
         try:
@@ -103,21 +128,43 @@ class Runtime:
         with suppress(BrokenPipeError):
             os.write(begun, b"\0")
         os.close(begun)
-        with os.fdopen(answer, "rb") as pipe:
-            line = pipe.readline()
+        try:
+            line = _line(answer, seconds=self._answer_seconds)
+        finally:
+            os.close(answer)
+        if line is None:
+            end_strays(self._folders, container_id)
+            started.wait()
+            raise self._late("create")
         started.wait()
         return self._pid_of(line, bundle)
 
+    def _late(self, verb: str) -> errors.DeadlineExceeded:
+        return errors.DeadlineExceeded(
+            f"{self._program.name} {verb} took longer than {self._answer_seconds:g} seconds.",
+            hint="look at the machine's load, then try again",
+        )
+
     def _pid_of(self, line: bytes, bundle: Path) -> int:
-        try:
-            told: dict[str, Any] = json.loads(line) if line else {}
-        except ValueError:
-            told = {}
+        told = _document(line)
         pid = told.get("data", told.get("pid"))
-        if isinstance(pid, int) and pid > 0:
+        if isinstance(pid, int) and pid > 1:
             return pid
         words = str(told.get("message") or _last_words(bundle / "conmon.log") or "it said nothing")
         raise RuntimeFailed(plain(words))
+
+    def status(self, container_id: str) -> str:
+        """Return how the runtime says that a container stands: creating, created, running, paused, stopped; empty when it knows none.
+
+        Raises RuntimeFailed.
+        """
+        if not (self._folders.runtime / container_id).exists():
+            return ""
+        said = self._tell("state", container_id)
+        status = _document(said).get("status")
+        if not isinstance(status, str):
+            raise RuntimeFailed(f"{self._program.name} does not say how the container stands: {plain(_text(said))}")
+        return status
 
     def start(self, container_id: str) -> None:
         """Let a container's program run. Raises RuntimeFailed."""
@@ -148,45 +195,31 @@ class Runtime:
     def exec_command(self, container_id: str, process: Path, pid_file: Path) -> list[str]:
         """Return the command that runs a program in a container: it writes `pid_file` once that runs, and ends with its exit code."""
         return [
-            *(str(self._program), "--root", str(self._folders.runtime)),
+            *(*self._teller, "--root", str(self._folders.runtime)),
             *("exec", "--process", str(process), "--pid-file", str(pid_file), container_id),
         ]
 
     def run_command(self, container_id: str, bundle: Path) -> list[str]:
         """Return the command that creates a container, runs it to its end and ends with its exit code."""
-        return [str(self._program), "--root", str(self._folders.runtime), "run", "--bundle", str(bundle), container_id]
+        return [*self._maker, "--root", str(self._folders.runtime), "run", "--bundle", str(bundle), container_id]
 
     def exit_file(self, container_id: str) -> Path:
         """Where conmon leaves the exit code."""
         return self._folders.exits / container_id
 
-    def _tell(self, *arguments: str, stdin: bytes = b"") -> None:
-        command = [str(self._program), "--root", str(self._folders.runtime), *arguments]
+    def _tell(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        command = [*self._teller, "--root", str(self._folders.runtime), *arguments]
         try:
             done = subprocess.run(
-                command, input=stdin, capture_output=True, timeout=_ANSWER_SECONDS, env=self.environment, cwd="/"
+                command, input=stdin, capture_output=True, timeout=self._answer_seconds, env=self.environment, cwd="/"
             )
         except subprocess.TimeoutExpired as error:
-            raise errors.DeadlineExceeded(
-                f"{self._program.name} {arguments[0]} took longer than {_ANSWER_SECONDS:g} seconds.",
-                hint="look at the machine's load, then try again",
-            ) from error
+            raise self._late(arguments[0]) from error
         except OSError as error:
             raise RuntimeFailed(f"{self._program.name} could not be started: {error.strerror}") from error
         if done.returncode != 0:
-            raise RuntimeFailed(plain((done.stderr or done.stdout).decode("utf-8", "replace")))
-
-    def _wrapped(self, program: Path, prefix: Sequence[str]) -> Path:
-        """Make a program of the runtime and of what has to stand before it here: conmon takes one path only."""
-        path = self._folders.run / _WRAPPER
-        words = " ".join(_quoted(one) for one in [*prefix, str(program)])
-        text = f'#!/bin/sh\nexec {words} "$@"\n'
-        if not path.exists() or path.read_text() != text:
-            beside = path.with_name(f".{_WRAPPER}.{os.getpid()}")
-            beside.write_text(text)
-            beside.chmod(0o700)
-            beside.rename(path)
-        return path
+            raise RuntimeFailed(plain(_text(done.stderr or done.stdout)))
+        return done.stdout
 
 
 def log_file(bundle: Path) -> Path:
@@ -194,8 +227,35 @@ def log_file(bundle: Path) -> Path:
     return bundle / "ctr.log"
 
 
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\"'\"'") + "'"
+def _line(pipe: int, *, seconds: float) -> bytes | None:
+    """Read the first line of a pipe, or all there is until it is closed; None when that takes too long."""
+    poll, data, until = select.poll(), b"", time.monotonic() + seconds
+    poll.register(pipe, select.POLLIN)
+    while b"\n" not in data and len(data) < _MOST_ANSWER_BYTES:
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            return None
+        piece = os.read(pipe, 65536)
+        if not piece:
+            break
+        data += piece
+    return data.partition(b"\n")[0]
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """Return the object that a program has printed; an empty one where it printed something else."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _each(option: str, words: Sequence[str]) -> list[str]:
+    return [one for word in words for one in (option, word)]
 
 
 def _last_words(path: Path) -> str:

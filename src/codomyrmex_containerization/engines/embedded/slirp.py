@@ -39,23 +39,34 @@ class Stack:
     nameserver: str
 
 
-def is_there() -> bool:
-    """Whether the program is installed."""
-    return process.find(PROGRAM) is not None
+def require() -> Path:
+    """Return the program. Raises Unsupported."""
+    found = process.find(PROGRAM)
+    if found is None:
+        raise errors.Unsupported(f"embedded needs {PROGRAM} for the network bridge.", hint=REMEDY)
+    return found
+
+
+def _apart() -> Path:
+    found = process.find("unshare")
+    if found is None:
+        raise errors.Unsupported("embedded needs unshare for the network bridge.", hint="apt-get install util-linux")
+    return found
 
 
 def start(netns: Path, *, interface: str, folder: Path, name: str) -> Stack:
     """Give a namespace an interface that leads out; `name` is that of its files in `folder`. Raises Unsupported, EngineUnavailable."""
-    program = process.find(PROGRAM)
-    if program is None:
-        raise errors.Unsupported(f"embedded needs {PROGRAM} for the network bridge.", hint=REMEDY)
+    program = require()
     subnet = _subnet()
     log = folder / f"{name}.log"
     with suppress(FileNotFoundError):
         (folder / _socket_name(name)).unlink()
     ready, told = os.pipe2(os.O_CLOEXEC)
     try:
-        argv = [str(program), "--configure", f"--mtu={_MTU}", f"--cidr={subnet}", "--disable-host-loopback"]
+        # Its sandbox lets go of all mounts that it finds. Run by root that takes along the host's, wherever they are shared (Docker's and
+        # other network namespaces are): so it finds copies of its own.
+        argv = [str(_apart()), "--mount", "--propagation", "private", "--"]
+        argv += [str(program), "--configure", f"--mtu={_MTU}", f"--cidr={subnet}", "--disable-host-loopback"]
         argv += ["--enable-sandbox", "--enable-seccomp", f"--ready-fd={told}", "--netns-type=path"]
         # A name without a folder: the path of a socket must be short.
         argv += [f"--api-socket={_socket_name(name)}", str(netns), interface]

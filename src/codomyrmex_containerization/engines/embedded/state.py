@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 _FILE = "container.json"
 _LOCK = "lock"
+_GONE = ".gone-"
 _DAMAGED = f"{_FILE}.damaged"
 _BESIDE = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]+\Z")
 _ID_LENGTH = 64
 _SUFFIX_BYTES = 2
+_STAT_BYTES = 4096
 _ADJECTIVES = (
     "able bold clear dry easy fast firm fresh good green high light loud new plain pure rare red safe soft".split()
 )
@@ -170,8 +172,8 @@ class Containers:
 
     def is_damaged(self, container_id: str) -> bool:
         """Whether a container's record cannot be read."""
-        folder = self.folder(container_id)
-        return (folder / _DAMAGED).exists() and not (folder / _FILE).exists()
+        folder = f"{self._folder}/{container_id}"
+        return os.path.exists(f"{folder}/{_DAMAGED}") and not os.path.exists(f"{folder}/{_FILE}")
 
     def find_damaged(self, text: str) -> str | None:
         """Return the id of the container with a damaged record that a name, an id or the beginning of one means; None without."""
@@ -188,6 +190,8 @@ class Containers:
         if id is not None:
             with suppress(errors.NotFound):
                 return self.read(id)
+            if self.is_damaged(id):
+                raise self._damaged(id)
         found = [one for one in self.ids() if name and one.startswith(name)]
         if len(found) > 1:
             raise errors.Ambiguous(
@@ -196,6 +200,23 @@ class Containers:
         if not found:
             raise self.missing(text)
         return self.read(found[0])
+
+    def stand_in(self, container_id: str) -> Record:
+        """Return what is still known of a container with a damaged record: enough to show it and to remove it."""
+        names = [name for name in os.listdir(self._names) if self._id_of(name) == container_id]
+        try:
+            made = datetime.fromtimestamp(self.folder(container_id).stat().st_mtime, tz=UTC)
+        except OSError as error:
+            raise self.missing(container_id) from error
+        return Record(
+            id=container_id,
+            name=names[0] if names else container_id[:12],
+            created=made,
+            spec=ContainerSpec("unknown"),
+            image=objects.Image("", "", None, "linux", "", "", objects.ImageConfig(), (), ()),
+            status="dead",
+            error=f"its record is damaged: it can only be removed; what it wrote is in {self.folder(container_id) / 'upper'}",
+        )
 
     def missing(self, text: str) -> errors.NotFound:
         """Return the error for a container that is not there."""
@@ -207,21 +228,22 @@ class Containers:
 
     def _damaged(self, container_id: str) -> errors.NotFound:
         return errors.NotFound(
-            f"The record of container {container_id[:12]} of {self._engine} is damaged: nothing can be done with it but remove it.",
-            hint=f"remove it by its id with force=true; what it wrote is in {self.folder(container_id) / 'upper'}",
+            f"The record of container {container_id[:12]} of {self._engine} is damaged: it can only be removed.",
+            hint=f"remove it with force=true; what it wrote is in {self.folder(container_id) / 'upper'}",
             details={"damaged": container_id},
         )
 
     def read(self, container_id: str) -> Record:
         """Return one record. Raises NotFound, also for one that is damaged, which is then kept beside and named so."""
-        path = self.folder(container_id) / _FILE
+        # Words instead of paths: a list reads all of them.
+        path = f"{self._folder}/{container_id}/{_FILE}"
         try:
-            found = path.stat()
+            found = os.stat(path)
             key = (found.st_ino, found.st_mtime_ns, found.st_size)
             seen = self._seen.get(container_id)
             if seen is not None and seen[0] == key:
                 return seen[1]
-            data = path.read_bytes()
+            data = Path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise (self._damaged if self.is_damaged(container_id) else self.missing)(container_id) from error
         except OSError as error:
@@ -233,7 +255,7 @@ class Containers:
             record = _adapter().validate_json(data)
         except ValueError as error:
             with suppress(OSError):
-                path.rename(path.with_name(_DAMAGED))
+                os.rename(path, f"{self._folder}/{container_id}/{_DAMAGED}")
             raise self._damaged(container_id) from error
         self._seen[container_id] = (key, record)
         return record
@@ -268,27 +290,25 @@ class Containers:
             self._free_name(record.name)
             return renamed
 
-    def forget(self, record: Record) -> None:
-        """Strike a container and its name out; its folder must be empty but for what is kept here."""
-        folder = self.folder(record.id)
-        with suppress(OSError):
-            (folder / _FILE).unlink()
-        self._free_name(record.name)
-        self._seen.pop(record.id, None)
+    def forget(self, container_id: str, *, name: str | None = None) -> Path:
+        """Strike a container and its names out at once, also one with a damaged record; returns the folder that is left to remove.
 
-    def forget_damaged(self, container_id: str) -> None:
-        """Strike out a container whose record cannot be read."""
-        with suppress(OSError):
-            (self.folder(container_id) / _DAMAGED).unlink()
-        for name in os.listdir(self._names):
-            if self._id_of(name) == container_id:
-                self._free_name(name)
-
-    def sweep(self) -> list[str]:
-        """Remove what killed processes have left of records and names; returns the ids of folders that are nobody's.
-
-        Those are the caller's to remove: something may be mounted there.
+        Its `name`, where that is known, spares the search for it among all.
         """
+        folder, gone = self.folder(container_id), self._folder / f"{_GONE}{container_id}"
+        self._seen.pop(container_id, None)
+        with suppress(FileNotFoundError):
+            try:
+                folder.rename(gone)
+            except FileExistsError as error:
+                raise self._unwritable(error) from error
+        for one in (name,) if name is not None else os.listdir(self._names):
+            if self._id_of(one) == container_id:
+                self._free_name(one)
+        return gone
+
+    def sweep(self) -> list[Path]:
+        """Forget names and files that killed processes have left; returns the folders that are nobody's, for the caller to remove."""
         with self._naming():
             known = set(self.ids())
             whole = {id for id in known if any((self.folder(id) / one).exists() for one in (_FILE, _DAMAGED))}
@@ -297,7 +317,8 @@ class Containers:
                     self._free_name(name)
         for id in whole:
             sweep_beside(self.folder(id))
-        return sorted(known - whole)
+        gone = [self._folder / name for name in os.listdir(self._folder) if name.startswith(_GONE)]
+        return [*gone, *(self.folder(id) for id in known - whole)]
 
     @contextmanager
     def hold(self, container_id: str) -> Iterator[Record]:
@@ -456,8 +477,11 @@ def boot_id() -> str:
 def process_start(pid: int) -> int | None:
     """Return when a process began, in clock ticks since the boot; None when it is not there, or dead and only not waited for."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(descriptor, _STAT_BYTES).rpartition(b")")[2].split()
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from codomyrmex_containerization.engines.embedded import life, objects, overlay, runtime, state
+from codomyrmex_containerization.engines.embedded import mounts as mounting
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import ContainerSpec, Mount, MountPoint, Stream
 
@@ -56,12 +57,14 @@ class ContainerSteps:
         folder = upper.with_name(f"{upper.name}.step")
         with self._mounted(layers, upper, folder):
             try:
+                house.begun.write(record.id, folder)
                 attached = house.connect_networks(record)
                 house.write_bundle(record, folder, attached)
                 return self._run(record.id, folder, output)
             finally:
                 self._running = ""
                 house.take_down(record.id, folder)
+                house.begun.drop(record.id)
 
     def end(self) -> None:
         """Kill what runs now, and let nothing else begin; from another thread."""
@@ -101,7 +104,7 @@ class ContainerSteps:
             yield merged
         finally:
             overlay.unmount(merged)
-            shutil.rmtree(folder, ignore_errors=True)
+            mounting.remove(folder)
             shutil.rmtree(work, ignore_errors=True)
 
 

@@ -92,11 +92,11 @@ class VolumeStore:
             raise errors.Conflict(
                 f"Volume {name} is in use by {', '.join(mounted[:5])}.", hint="remove those containers first"
             )
-        gone = self._folder / f"{_GONE}{secrets.token_hex(8)}"
-        with _explained(f"removing volume {name}"):
-            with suppress(FileNotFoundError):  # somebody else was faster
-                (self._folder / name).rename(gone)
-            file_trees.remove(gone)
+        place, gone = self._folder / name, self._folder / f"{_GONE}{secrets.token_hex(8)}"
+        with _explained(f"removing volume {name}"), _own(place, wait=True) as is_ours:
+            if is_ours:
+                place.rename(gone)
+                file_trees.remove(gone)
 
     # ------------------------------------------------------------------------------------------------------- all of them
 
@@ -201,7 +201,9 @@ class VolumeStore:
         """Take away what a killed process left."""
         for name in os.listdir(self._folder):
             if name.startswith((_NEW, _GONE)):
-                file_trees.remove(self._folder / name)
+                with _own(self._folder / name, wait=False) as is_ours:
+                    if is_ours:
+                        file_trees.remove(self._folder / name)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -282,6 +284,26 @@ def _known(path: Path) -> tuple[datetime | None, dict[str, str]]:
         return created, {str(key): str(value) for key, value in raw["labels"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, {}
+
+
+@contextmanager
+def _own(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock a folder that is to be removed; False when somebody else removes it, or has."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Whoever had the lock may have removed it, and another one may have the name now.
+            is_ours = os.path.samestat(os.fstat(descriptor), folder.lstat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        yield is_ours
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

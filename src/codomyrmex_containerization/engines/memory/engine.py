@@ -632,6 +632,10 @@ def _require_possible(spec: ContainerSpec) -> None:
         raise errors.Unsupported(
             "memory mounts nothing of the host: only volumes and tmpfs.", hint=f"copy files in, or {_OTHERS}"
         )
+    if spec.isolation is not None:
+        raise errors.Unsupported(
+            f"memory has no isolation={spec.isolation!r}: its programs are no processes.", hint="use engine='embedded'"
+        )
     if spec.privileged or spec.cap_add:
         raise errors.Unsupported("memory has no privileges to give: its programs reach no host.", hint=_OTHERS)
     if spec.network is not None and (spec.network == "host" or spec.network.startswith(("container:", "ns:"))):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,10 +20,10 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, process_counters
+from codomyrmex_containerization.engines.docker import archives, objects, shapes, streams
 from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
 from codomyrmex_containerization.engines.docker import errors as docker_errors
-from codomyrmex_containerization.engines.docker import objects, shapes, streams
 from codomyrmex_containerization.engines.podman import build, libpod, logs, settings
 from codomyrmex_containerization.models.container import (
     ContainerRow,
@@ -280,6 +280,17 @@ class PodmanEngine(docker_engine.DockerEngine):
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
         """DELETE /images/NAME."""
         return libpod.removed(await super().remove_image(image, force=force))
+
+    async def load_image(self, source: Path, *, passed: base.Passed = lambda count: None) -> tuple[str, ...]:
+        """POST /images/load."""
+        return tuple(map(libpod.familiar, await super().load_image(source, passed=passed)))
+
+    def _import_url(self) -> str:
+        # The compatible path does not heed the tag.
+        return self._libpod("/images/import")
+
+    def _import_parameters(self, tag: str, labels: Mapping[str, str]) -> dict[str, Any]:
+        return {"reference": tag, "changes": archives.changes(labels)}
 
     async def build_cache(self) -> BuildCache:
         """Raise Unsupported: Podman's cache is images."""
