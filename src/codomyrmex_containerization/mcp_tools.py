@@ -557,11 +557,7 @@ def container_remove(
                 "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
                 "maxLength": 100000,
             },
-            "name": {
-                "description": "Name of the container",
-                "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$",
-                "type": "string",
-            },
+            "name": {"description": "Its name", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$", "type": "string"},
             "env": {
                 "description": "Environment",
                 "additionalProperties": {"type": "string"},
@@ -589,7 +585,7 @@ def container_remove(
                 "maxLength": 100000,
             },
             "stdin": {"description": "Standard input", "maxLength": 4000000, "type": "string"},
-            "detach": {"description": "Leave it running and return at once", "type": "boolean"},
+            "detach": {"description": "Leave it running, return at once", "type": "boolean"},
             "timeout_seconds": {
                 "default": 60,
                 "description": "Then it is stopped (not when detached)",
@@ -643,7 +639,7 @@ def container_remove(
             },
             "healthcheck": {
                 "additionalProperties": False,
-                "description": "How to tell that it is well",
+                "description": "Tells if it is well",
                 "properties": {
                     "command": {
                         "anyOf": [{"type": "string"}, {"items": {"type": "string"}, "type": "array"}],

@@ -204,9 +204,7 @@ async def container_run(
         list[str] | str | None,
         Field(description="A string is split, not run by a shell", max_length=100_000),
     ] = None,
-    name: Annotated[
-        str | None, Field(description="Name of the container", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
-    ] = None,
+    name: Annotated[str | None, Field(description="Its name", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")] = None,
     env: Annotated[dict[str, str] | None, Field(description="Environment", max_length=500)] = None,
     ports: Annotated[
         list[str] | None,
@@ -221,7 +219,7 @@ async def container_run(
     workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
     entrypoint: Annotated[list[str] | str | None, Field(description="As command", max_length=100_000)] = None,
     stdin: Annotated[str | None, Field(description="Standard input", max_length=4_000_000)] = None,
-    detach: Annotated[bool, Field(description="Leave it running and return at once")] = False,
+    detach: Annotated[bool, Field(description="Leave it running, return at once")] = False,
     timeout_seconds: Annotated[
         float, Field(description="Then it is stopped (not when detached)", ge=0.1, le=3600)
     ] = 60,
@@ -234,7 +232,7 @@ async def container_run(
     cap_add: Annotated[list[str] | None, Field(description="Capabilities to add", max_length=64)] = None,
     privileged: Annotated[bool, Field(description="If the policy allows it")] = False,
     restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]", max_length=32)] = "no",
-    healthcheck: Annotated[HealthcheckArgument | None, Field(description="How to tell that it is well")] = None,
+    healthcheck: Annotated[HealthcheckArgument | None, Field(description="Tells if it is well")] = None,
     labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
     pull_policy: Annotated[PullPolicy, Field(description="When to fetch the image")] = "missing",
     platform: Annotated[str | None, Field(description="e.g. linux/arm64", max_length=64)] = None,

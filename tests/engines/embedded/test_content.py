@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -427,9 +428,10 @@ def _as_nobody(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_ordinary_user_has_a_store_too(tmp_path: Path) -> None:
     folder = tmp_path
-    for one in (folder, *list(folder.parents)[:2]):
-        if one.stat().st_uid == 0 and str(one) != "/tmp":
-            os.chmod(one, 0o755)
+    for one in (folder, *folder.parents):
+        if one.stat().st_mode & 0o011 != 0o011:  # a folder of this run, which was made private
+            assert one.is_relative_to(tempfile.gettempdir())
+            os.chmod(one, 0o711)
     home = folder / "home"
     home.mkdir()
     lower = tar(
