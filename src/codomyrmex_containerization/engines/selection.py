@@ -197,12 +197,11 @@ class Engines:
                 self._slow_until.pop(name, None)
                 scope.deadline = min(scope.deadline, anyio.current_time() + self._grace_seconds(waiting))
 
-        async def answered(name: str) -> None:
+        async def answered(name: str, *, was_named: bool = False) -> None:
             try:
-                is_only = name == opening.EMBEDDED and await self.default() == name
-                endpoint = await self._opener.locate(name, was_named=is_only)
+                endpoint = await self._opener.locate(name, was_named=was_named)
                 if endpoint is None:
-                    del failed[name]
+                    failed.pop(name, None)
                     return
                 engine = await self._opened(name, endpoint)
                 found[name] = await question(engine)
@@ -210,12 +209,14 @@ class Engines:
             except errors.ContainerizationError as error:
                 failed[name] = error
                 return
-            del failed[name]
+            failed.pop(name, None)
 
         with scope:
             async with threads.task_group() as tasks:
                 for name in self._names:
                     tasks.start_soon(one, name)
+        if not found and not failed and await self.default() == opening.EMBEDDED:
+            await answered(opening.EMBEDDED, was_named=True)  # nothing else is there, and it has held nothing yet
         if scope.cancelled_caught:
             late = anyio.current_time() + _SLOW_FOR_SECONDS
             self._slow_until |= {name: late for name in self._names if name in failed and name not in found}
