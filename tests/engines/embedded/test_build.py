@@ -179,7 +179,7 @@ def test_environment_goes_before_arguments_and_proxies_need_no_declaration(bench
 
 def test_configuration_is_that_of_the_instructions(bench: Bench) -> None:
     image = bench.made(
-        f'{FROM}ENV ONE="a b" TWO=x\\ y\nENV OLD the old  form\nLABEL "a b"=c d="$ONE"\nWORKDIR /work\nWORKDIR deep/er\n'
+        f'{FROM}ENV ONE="a b" TWO=x\\ y\nENV OLD the old  form\nLABEL "a b"=c d="$ONE"\nWORKDIR /place\nWORKDIR deep/er\n'
         "USER user:staff\nEXPOSE 8080 53/udp 90-91\nVOLUME /data /more\nSTOPSIGNAL SIGINT\nMAINTAINER me\n"
         'HEALTHCHECK --interval=1m30s --timeout=5s --retries=2 CMD ["true"]\nENTRYPOINT ["sh", "-c"]\nCMD echo x\n',
         labels={"team": "a=b ä"},
@@ -187,13 +187,13 @@ def test_configuration_is_that_of_the_instructions(bench: Bench) -> None:
     config = image.config
     assert config.env == ("PATH=/bin", "ONE=a b", "TWO=x y", "OLD=the old  form")
     assert dict(config.labels) == {"a b": "c", "d": "a b", "team": "a=b ä"}
-    assert (config.workdir, config.user, config.stop_signal) == ("/work/deep/er", "user:staff", "SIGINT")
+    assert (config.workdir, config.user, config.stop_signal) == ("/place/deep/er", "user:staff", "SIGINT")
     assert (config.entrypoint, config.command) == (("sh", "-c"), ("/bin/sh", "-c", "echo x"))
     assert config.exposed == ("53/udp", "8080/tcp", "90/tcp", "91/tcp")
     assert config.volumes == ("/data", "/more")
     assert config.healthcheck == Healthcheck(("CMD", "true"), 90.0, 5.0, 2, None)
     with bench.root(image) as root:
-        assert (root / "work/deep/er").is_dir()
+        assert (root / "place/deep/er").is_dir()
 
 
 def test_entrypoint_drops_the_inherited_command_only(bench: Bench) -> None:

@@ -199,7 +199,7 @@ class EmbeddedEngine(base.Engine):
         what, wanted = f"waiting for {container}", container
         while True:
             text = wanted
-            record = await self._call(lambda house, text=text: house.look(text), what)  # type: ignore[misc]
+            record: Record = await self._call(lambda house, text=text: house.look(text), what)  # type: ignore[misc]  # the default binds it
             if record.status == "restarting":
                 await anyio.sleep(_STILL_PAUSE_SECONDS)
                 continue
@@ -207,7 +207,11 @@ class EmbeddedEngine(base.Engine):
                 if record.started_at is None and record.status != "dead":
                     await anyio.sleep(_STILL_PAUSE_SECONDS)
                     continue
-                return record.exit_code if record.exit_code is not None else 255
+                if record.exit_code is None:
+                    raise errors.EngineUnavailable(
+                        f"How container {record.name} ended is not known: {record.error}.", hint="look at its log"
+                    )
+                return record.exit_code
             wanted = record.id
             await _ended(record)
 

@@ -60,11 +60,6 @@ _PASSAGES = Path("/run/codomyrmex-containerization-strict")
 _KILL_SECONDS = 10.0
 _ENDING_SECONDS = 0.2
 _BY_CONTROL_GROUP = frozenset({"memory_bytes", "memory_reservation_bytes", "cpus", "cpu_shares", "pids_limit"})
-# As linux/capability.h numbers them.
-_CAPABILITIES = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
-    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT
-    SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG
-    WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE""".split()
 _NOT_STARTED = re.compile(
     r"executable file|no such file|not found|permission denied|exec format|is a directory|not a directory|exec:|execve|open executable",
     re.IGNORECASE,
@@ -116,9 +111,8 @@ class House:
 
     @functools.cached_property
     def powers(self) -> tuple[str, ...]:
-        """The capabilities that this kernel has."""
-        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-        return tuple(_CAPABILITIES[: last + 1])
+        """The capabilities that a container can be given here."""
+        return seccomp.all_capabilities()
 
     def note(self, record: Record, action: str, **attributes: str) -> None:
         """Remember that something happened to a container."""

@@ -92,16 +92,3 @@ class Folders:
     def runtime(self) -> Path:
         """The OCI runtime's own state."""
         return self.run / "oci"
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A container's file system as this host sees it: `path` leads to its root; `writable` says whether it may be changed.
-
-    `layers` are the read-only layers below, the lowest first, and `upper` the writable one.
-    """
-
-    path: Path
-    writable: bool
-    layers: tuple[Path, ...]
-    upper: Path | None

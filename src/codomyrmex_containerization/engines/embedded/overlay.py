@@ -19,16 +19,14 @@ MOST_LAYERS = 128
 _EMPTY = ".empty"
 
 
-def mount(
-    layers: Sequence[Path], *, upper: Path | None, work: Path | None, target: Path, volatile: bool = False
-) -> None:
+def mount(layers: Sequence[Path], *, upper: Path | None, work: Path | None, target: Path) -> None:
     """Show layers, the lowest first, as one at `target`; without `upper` nothing can be written. Raises EngineUnavailable."""
     if len(layers) > MOST_LAYERS:
         raise errors.EngineUnavailable(
             f"The image has {len(layers)} layers, and the kernel takes {MOST_LAYERS}.", hint="build it with fewer steps"
         )
     try:
-        _mount(layers, upper, work, target, volatile)
+        _mount(layers, upper, work, target)
     except OSError as error:
         raise errors.EngineUnavailable(
             f"The container's file system cannot be put together: {error.strerror}.", hint=_hint(error)
@@ -47,7 +45,7 @@ def _hint(error: OSError) -> str:
             return "the data folder must be on a file system that overlays work on (ext4, xfs, btrfs), with room left"
 
 
-def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, volatile: bool) -> None:
+def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target: Path) -> None:
     descriptors: list[int] = []
     try:
         # Numbers instead of paths: the kernel takes one page of options, and a path may hold its separators.
@@ -61,7 +59,6 @@ def _mount(layers: Sequence[Path], upper: Path | None, work: Path | None, target
                 descriptors.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
                 options.append(f"{name}=/proc/self/fd/{descriptors[-1]}")
         options += ["redirect_dir=nofollow", "metacopy=off"]
-        options += ["volatile"] if volatile else []
         # Root of a user namespace may not write the marks of the host's root, and has its own.
         options += ["userxattr"] if overlay_prefix(target.parent).startswith("user.") else []
         kernel.mount("overlay", str(target), "overlay", kernel.MS_NODEV, ",".join(options))
