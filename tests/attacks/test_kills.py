@@ -44,6 +44,8 @@ class Scene:
     content: bytes
     stays: set[str] = field(default_factory=set)
     may_stay: set[str] = field(default_factory=set)
+    # The engine's cache of builds that came to an end before, in other tests.
+    cached: frozenset[str] = frozenset()
 
     @property
     def runs(self) -> Path:
@@ -54,6 +56,11 @@ class Scene:
         """The ids of containers."""
         return set(self.docker(["ps", "--all", "--quiet", "--no-trunc", *options]).stdout.split())
 
+    def untagged_images(self) -> set[str]:
+        """The ids of images that have no name and that nothing lies on."""
+        listed = self.docker(["image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true"])
+        return set(listed.stdout.split())
+
     def left(self) -> list[str]:
         """What is there and should not be."""
         # A detached container whose start was under way stays, told of or not, if it came to run.
@@ -61,10 +68,7 @@ class Scene:
             "--filter", f"label={guard.LABEL_LIFETIME}=detached", "--filter", "status=running"
         )
         found = [f"container {one}" for one in sorted(self.containers() - self.stays - self.may_stay)]
-        found += [
-            f"image {one}"
-            for one in self.docker(["image", "ls", "--quiet", "--filter", "dangling=true"]).stdout.split()
-        ]
+        found += [f"image {one}" for one in sorted(self.untagged_images() - self.cached)]
         found += [f"command {pid}" for pid in engines.processes(MARK)]
         found += [f"buildx {pid}" for pid in engines.processes(f"{self.buildx}\0build")]
         found += [f"temporary {path.name}" for path in self.temporary.iterdir()]
@@ -105,6 +109,7 @@ def scene(
         docker(["cp", working_folder / "source", f"{WARM}:/tmp/f/{name}"])
     made = Scene(docker, working_folder, temporary, buildx_program, content)
     made.stays = made.containers()
+    made.cached = frozenset(made.untagged_images())
     yield made
     engines.end_processes(MARK)
     everything = made.containers()

@@ -46,6 +46,7 @@ def planted(attacked_engine: OwnEngine, monkeypatch: pytest.MonkeyPatch, session
     yield Planted(docker, secrets)
     docker(["rm", "--force", *docker(["ps", "--all", "--quiet"]).stdout.split()])
     docker(["image", "rm", "--force", *[name for name in driver.holdings(docker).names if name != IMAGE]])
+    docker(["image", "prune", "--force"])  # the cache of the build that fails
 
 
 def _calls(given: str) -> dict[str, list[dict[str, Any]]]:
