@@ -52,6 +52,16 @@ class OrdinaryUser:
         words = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "--", "setpriv", *who, "env", "-i"]
         return [*words, *(f"{name}={value}" for name, value in self.environment.items()), *map(str, arguments)]
 
+    def processes(self) -> list[int]:
+        """Return the processes that run as this user, or as the user's containers."""
+        owned = podman_user.ids_of(self.user)
+        found = []
+        for one in Path("/proc").iterdir():
+            with suppress(OSError):
+                if one.name.isdigit() and any(one.stat().st_uid in ids for ids in owned):
+                    found.append(int(one.name))
+        return found
+
     def engine(self, name: str = "data") -> RootlessEngine:
         """Return an engine of this user's, with a data folder of that name."""
         data = self.folder / "home" / name
@@ -94,13 +104,16 @@ def require() -> None:
 
 
 @contextmanager
-def ordinary_user() -> Iterator[OrdinaryUser]:
-    """A user of the tests' own; whatever runs of theirs has ended afterwards."""
+def ordinary_user(*, has_numbers: bool = True) -> Iterator[OrdinaryUser]:
+    """A user of the tests' own, with numbers for containers' users or without; whatever runs of theirs has ended afterwards."""
     require()
-    with leftovers.own_folder(KIND, _remove_leftover, name="-user") as folder:
-        name = f"{podman_user.USERS}{backends.SESSION_ID[:8]}e"
+    kind = "e" if has_numbers else "p"
+    with leftovers.own_folder(KIND, _remove_leftover, name=f"-{kind}") as folder:
+        name = f"{podman_user.USERS}{backends.SESSION_ID[:8]}{kind}"
         (folder / "user").write_text(name)
         user = podman_user.make_user(name, folder / "home")
+        if not has_numbers:
+            _take_numbers(user)
         for one in (folder / "home", folder / "run"):
             one.mkdir(mode=0o700)
             os.chown(one, user.pw_uid, user.pw_gid)
@@ -116,6 +129,14 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
             holder.kill()
             holder.wait()
             _remove(folder, user)
+
+
+def _take_numbers(user: pwd.struct_passwd) -> None:
+    with backends.one_at_a_time("users"):
+        for ids in podman_user.ids_of(user)[1:]:
+            for kind in ("uids", "gids"):
+                words = ["usermod", f"--del-sub{kind}", f"{ids.start}-{ids.stop - 1}", user.pw_name]
+                subprocess.run(words, check=True, capture_output=True)
 
 
 def _end_processes(user: pwd.struct_passwd) -> None:
@@ -143,4 +164,11 @@ def _remove_leftover(folder: Path) -> None:
 def session_ordinary_user() -> Iterator[OrdinaryUser]:
     """The user behind `ordinary_user`, for fixtures that live as long as the session."""
     with ordinary_user() as user:
+        yield user
+
+
+@pytest.fixture
+def plain_user() -> Iterator[OrdinaryUser]:
+    """A user who was given no numbers for containers' users."""
+    with ordinary_user(has_numbers=False) as user:
         yield user

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import pwd
@@ -76,6 +77,13 @@ def is_inside() -> bool:
     except OSError:
         numbers = []
     return os.geteuid() != 0 or numbers != ["0", "0", str(2**32 - 1)]
+
+
+@functools.cache
+def has_group(number: int) -> bool:
+    """Whether a group's number means a group in the namespace that this process is in for good."""
+    lines = [list(map(int, line.split())) for line in Path("/proc/self/gid_map").read_text("ascii").splitlines()]
+    return any(first <= number < first + count for first, _, count in lines)
 
 
 @contextmanager
