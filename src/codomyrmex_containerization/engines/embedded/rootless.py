@@ -51,10 +51,11 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = ""
 
-    def socket(self) -> str:
-        """Return where it listens. Raises EngineUnavailable when it does not start."""
+    def socket(self, *, deaf: str = "") -> str:
+        """Return where it listens; not at `deaf`, where nobody does any more. Raises EngineUnavailable when it does not start."""
         with self._starting:
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None or self._socket == deaf:
+                self.end()
                 self._start()
             return self._socket
 
@@ -237,17 +238,24 @@ class RootlessEngine(base.Engine):
     @asynccontextmanager
     async def call(self, call: calls.Call) -> AsyncIterator[_Connection]:
         """Ask for something; leaving the block before its end cancels it there. Raises EngineUnavailable."""
-        path = await threads.run(self._worker.socket, deadline_seconds=None, what="starting the worker")
-        try:
-            opened = await anyio.connect_unix(path)
-        except OSError as error:
-            raise _lost() from error
+        opened = await self._connected()
         try:
             async with opened:
                 connection = _Connection(opened)
                 await connection.send(call)
                 yield connection
         except _GONE as error:
+            raise _lost() from error
+
+    async def _connected(self) -> SocketStream:
+        path = await threads.run(self._worker.socket, deadline_seconds=None, what="starting the worker")
+        with suppress(OSError):
+            return await anyio.connect_unix(path)
+        # It was just ending: nothing has been asked of it yet.
+        path = await threads.run(lambda: self._worker.socket(deaf=path), deadline_seconds=None, what="starting it")
+        try:
+            return await anyio.connect_unix(path)
+        except OSError as error:
             raise _lost() from error
 
     async def attend(self) -> None:
