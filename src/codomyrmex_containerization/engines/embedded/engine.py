@@ -21,6 +21,7 @@ from codomyrmex_containerization.engines import base, cgroups, host_files, proce
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
+    disk,
     execs,
     files,
     host_image,
@@ -164,7 +165,7 @@ class EmbeddedEngine(base.Engine):
 
         def look(house: life.House) -> ContainerState:
             record = house.look(container)
-            written = files.size(house.containers.folder(record.id) / "upper") if size else None
+            written = _written(house, record) if size else None
             return shapes.container_state(record, self.name, writable_bytes=written)
 
         return await self._call(look, f"inspecting {container}")
@@ -749,6 +750,21 @@ def _is_this_machine(what: str) -> errors.Unsupported:
     )
 
 
+def _written(house: life.House, record: Record) -> int:
+    """Return how much a container has written."""
+    folder = house.containers.folder(record.id)
+    if record.limits.disk_bytes is None:
+        return files.size(folder / "upper")
+    with house.containers.hold(record.id):
+        was_mounted = disk.is_up(folder)
+        try:
+            with disk.room(folder, record.limits.disk_bytes) as (upper, _):
+                return files.size(upper)
+        finally:
+            if not was_mounted:
+                disk.take_down(folder)
+
+
 def _in_own_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
     """Do something with a container's own file system, without what its program has mounted there."""
     merged = house.containers.folder(record.id) / "merged"
@@ -762,7 +778,7 @@ def _in_own_tree(house: life.House, record: Record, do: Callable[[files.Tree], T
             return do(files.Tree(merged))
         finally:
             if not was_mounted:
-                overlay.unmount(merged)
+                disk.take_down(merged.parent)
 
 
 def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
@@ -778,4 +794,4 @@ def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -
             return do(files.Tree(folder / "merged", mounts=record.mounts, read_only=record.spec.read_only_rootfs))
         finally:
             if not was_mounted:
-                overlay.unmount(folder / "merged")
+                disk.take_down(folder)

@@ -23,6 +23,7 @@ from codomyrmex_containerization.engines.embedded import (
     binds,
     bundle,
     content,
+    disk,
     events,
     host_image,
     idmaps,
@@ -191,6 +192,7 @@ class House:
                 f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
             )
         self._require_limits(spec.limits)
+        disk.require(self.folders.containers, spec.limits.disk_bytes)
         networks = self._networks_of(spec)
         record = Record(
             id=state.new_id(),
@@ -314,10 +316,14 @@ class House:
     def mount(self, record: Record, *, as_its_own: bool = False) -> None:
         """Put a container's file system together at its folder `merged`, `as_its_own` users see it; the container is held."""
         folder = self.containers.folder(record.id)
-        for name in ("merged", "upper", "work"):
-            (folder / name).mkdir(mode=0o755, exist_ok=True)
+        with disk.room(folder, record.limits.disk_bytes) as (upper, work):
+            self._mount(record, folder / "merged", upper=upper, work=work, as_its_own=as_its_own)
+        for mount in record.mounts if record.started_at is None else ():
+            if mount.type == "volume":
+                self.volumes.fill(mount.name, folder / "merged", mount.target)
+
+    def _mount(self, record: Record, target: Path, *, upper: Path, work: Path, as_its_own: bool) -> None:
         found = self.layers(record.image)
-        upper, work, target = (folder / name for name in ("upper", "work", "merged"))
         if as_its_own and isolation.is_strict(record.spec):
             numbers = idmaps.range_of(record.id)
             idmaps.mount(
@@ -331,9 +337,6 @@ class House:
             )
         else:
             overlay.mount(found, upper=upper, work=work, target=target)
-        for mount in record.mounts if record.started_at is None else ():
-            if mount.type == "volume":
-                self.volumes.fill(mount.name, folder / "merged", mount.target)
 
     def connect_networks(self, record: Record) -> network.Attached | None:
         """Give a container its network; None for the host's own."""
@@ -554,7 +557,7 @@ class House:
         self.networks.tear_down(container_id)
         for places in (self.places, self.passages):
             places.clear(container_id)
-        overlay.unmount(folder / "merged")
+        disk.take_down(folder)
         if not keeps_exit:
             self._forget_exit(container_id)
 
@@ -801,8 +804,8 @@ class House:
         if self._is_other(record):
             return True
         places = [self.folders.runtime / record.id, self.folders.run / "netns" / record.id]
-        merged = self.containers.folder(record.id) / "merged"
-        return not _lives(record) and (any(one.exists() for one in places) or overlay.is_mounted(merged))
+        folder = self.containers.folder(record.id)
+        return not _lives(record) and (any(one.exists() for one in places) or disk.is_up(folder))
 
     def care_for(self, record: Record) -> Record:
         """Bring a record and what there is together; the container is held."""

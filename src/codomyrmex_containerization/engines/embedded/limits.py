@@ -68,7 +68,11 @@ def resources(limits: Limits) -> dict[str, Any]:
 
 def update_document(limits: Limits) -> dict[str, Any]:
     """Return what `update --resources -` is given: those limits alone that change. Raises InvalidArgument, Unsupported."""
-    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
+    fixed = [
+        name
+        for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits), ("disk", limits.disk_bytes))
+        if value
+    ]
     if fixed:
         raise errors.Unsupported(
             f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"
