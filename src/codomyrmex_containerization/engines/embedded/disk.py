@@ -78,6 +78,11 @@ def take_down(folder: Path) -> None:
     overlay.unmount(folder / _PLACE)
 
 
+def upper(folder: Path, disk_bytes: int | None) -> Path:
+    """Return where a container's own files are while its file system is mounted."""
+    return (folder if disk_bytes is None else folder / _PLACE) / "upper"
+
+
 def _mount(folder: Path, disk_bytes: int) -> bool:
     """Mount a container's disk; False when it is mounted already."""
     place, image = folder / _PLACE, folder / _IMAGE

@@ -19,6 +19,7 @@ from typing import Any
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import (
+    bandwidth,
     begun,
     binds,
     bundle,
@@ -193,6 +194,7 @@ class House:
             )
         self._require_limits(spec.limits)
         disk.require(self.folders.containers, spec.limits.disk_bytes)
+        bandwidth.require(self.folders.containers, spec.limits)
         networks = self._networks_of(spec)
         record = Record(
             id=state.new_id(),
@@ -293,6 +295,7 @@ class House:
             uncompiled = self.write_bundle(record, folder, attached)
             command = self._exit_command(record)
             made = self.runtime.create(record.id, folder, stdin=stdin or record.spec.stdin_open, exit_command=command)
+            bandwidth.require_held(made.pid, record.limits, folder)
             for places in (self.places, self.passages):
                 places.clear(record.id)
             if uncompiled is not None:
@@ -371,7 +374,7 @@ class House:
             netns=str(attached.netns) if attached and attached.netns and numbers is None else None,
             host_network=attached is None,
             cgroup=limits.cgroup_path(record.id) if self.found.cgroups != "none" else "",
-            resources=limits.resources(record.limits),
+            resources={**limits.resources(record.limits), **bandwidth.resources(record.limits, folder)},
             rlimits=isolation.rlimits(record.spec, record.limits),
             seccomp=profile if compiled is None else None,
             annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
