@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from codomyrmex_containerization.models.container import ContainerSpec, Isolatio
 from tests import backends, embedded
 
 MIB = 1024**2
+GONE_SECONDS = 30.0
 DISK = Limits(disk_bytes=16 * MIB)
 FILL = "dd if=/dev/zero of=/big bs=1M count=64 2>&1; stat -c %s /big"
 
@@ -57,6 +59,14 @@ class Lab:
         lines = Path("/proc/self/mounts").read_text().splitlines()
         return [line.split()[1] for line in lines if str(self.folder) in line]
 
+    def require_gone(self) -> None:
+        """Nothing is mounted, and no disk is left: the kernel takes it once the last copy of its mount has gone with a namespace."""
+        assert self.mounts() == []
+        deadline = time.monotonic() + GONE_SECONDS
+        while self.disks():
+            assert time.monotonic() < deadline, f"these are still there: {self.disks()}"
+            time.sleep(0.01)
+
     def disks(self) -> list[str]:
         """The files of this test that are disks of the kernel's."""
         found = []
@@ -79,8 +89,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
     finally:
         embedded.swept(engine)
-        assert made.mounts() == []
-        assert made.disks() == []
+        made.require_gone()
 
 
 async def test_container_sees_a_full_disk_at_its_limit_and_the_host_does_not(lab: Lab) -> None:
@@ -92,7 +101,7 @@ async def test_container_sees_a_full_disk_at_its_limit_and_the_host_does_not(lab
     assert "No space left on device" in said
     assert 8 * MIB < int(said.split()[-1]) < 16 * MIB
     assert lab.image(id).stat().st_blocks * 512 <= 16 * MIB
-    assert lab.mounts() == lab.disks() == []
+    lab.require_gone()
 
 
 async def test_files_stay_from_one_start_to_the_next_and_are_reached_while_it_does_not_run(lab: Lab) -> None:
@@ -101,7 +110,7 @@ async def test_files_stay_from_one_start_to_the_next_and_are_reached_while_it_do
 
     assert (await lab.engine.stat_path(id, "/kept")).size_bytes == 4
     assert (await lab.engine.inspect_container(id, size=True)).writable_bytes == 4
-    assert lab.mounts() == lab.disks() == []
+    lab.require_gone()
 
     _, said = await lab.ran(id)
     assert said.endswith("one\none\n")
@@ -138,7 +147,7 @@ async def test_disk_of_one_that_runs_is_taken_away_with_it(lab: Lab) -> None:
 
     await lab.engine.remove_container(id, force=True, volumes=False)
 
-    assert lab.mounts() == lab.disks() == []
+    lab.require_gone()
 
 
 async def test_one_file_is_one_disk_however_often_it_is_mounted(lab: Lab, tmp_path: Path) -> None:
@@ -218,7 +227,7 @@ async def test_nothing_stays_mounted_when_server_monitor_and_container_are_all_k
     lab: Lab, more: tuple[str, ...]
 ) -> None:
     """B122."""
-    server = subprocess.Popen(
+    server = subprocess.Popen(  # noqa: ASYNC220  one that is killed
         [sys.executable, "-c", SERVER, str(lab.folder), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
@@ -237,7 +246,7 @@ async def test_nothing_stays_mounted_when_server_monitor_and_container_are_all_k
     found = embedded.engine(lab.folder)
     assert (await found.inspect_container(id)).status == "exited"
 
-    assert lab.mounts() == lab.disks() == []
+    lab.require_gone()
     await found.start_container(id)
     assert overlay.is_mounted(lab.image(id).with_name("disk"))
     assert disk.is_up(lab.image(id).parent)

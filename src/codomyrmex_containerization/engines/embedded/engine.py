@@ -11,6 +11,7 @@ import platform
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from codomyrmex_containerization.engines.embedded import (
     build,
     disk,
     execs,
+    fallback,
     files,
     host_image,
     life,
@@ -144,7 +146,12 @@ class EmbeddedEngine(base.Engine):
                 kernel_version=platform.release(),
                 product="embedded",
                 lacks=_LACKS,
-                notes=(f"OCI runtime {found.kind} {found.version}", *found.notes, *_damaged(house)),
+                notes=(
+                    f"OCI runtime {found.kind} {found.version}",
+                    *found.notes,
+                    *fallback.notes(found.limits),
+                    *_damaged(house),
+                ),
             )
 
         return await self._call(ask, "looking for an OCI runtime", seconds=deadline_seconds)
@@ -172,9 +179,13 @@ class EmbeddedEngine(base.Engine):
 
     async def container_details(self, container: str) -> ContainerDetails:
         """Look at a container from all sides."""
-        return await self._call(
-            lambda house: shapes.container_details(house.look(container), self.name), f"inspecting {container}"
-        )
+
+        def look(house: life.House) -> ContainerDetails:
+            record = house.look(container)
+            by = fallback.held(record, house.containers.folder(record.id))
+            return replace(shapes.container_details(record, self.name), limits_by=by)
+
+        return await self._call(look, f"inspecting {container}")
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """Create a container."""

@@ -26,6 +26,7 @@ from codomyrmex_containerization.engines.embedded import (
     content,
     disk,
     events,
+    fallback,
     host_image,
     idmaps,
     isolation,
@@ -183,7 +184,7 @@ class House:
     def create(self, spec: ContainerSpec) -> Record:
         """Enter a container. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
-        spec = isolation.completed(spec, enforceable=self.found.limits)
+        spec = isolation.completed(spec, enforceable=self._enforceable(spec))
         if isolation.is_strict(spec):
             idmaps.require(self.folders.data)
         image = self.image(spec.image)
@@ -192,7 +193,7 @@ class House:
             raise errors.InvalidArgument(
                 f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
             )
-        self._require_limits(spec.limits)
+        self._require_limits(spec, spec.limits)
         disk.require(self.folders.containers, spec.limits.disk_bytes)
         bandwidth.require(self.folders.containers, spec.limits)
         networks = self._networks_of(spec)
@@ -224,14 +225,17 @@ class House:
         self.note(record, "create")
         return record
 
-    def _require_limits(self, wanted: Limits) -> None:
+    def _enforceable(self, spec: ContainerSpec) -> frozenset[str]:
+        return self.found.limits | fallback.possible(spec, self.powers)
+
+    def _require_limits(self, spec: ContainerSpec, wanted: Limits) -> None:
         limits.resources(wanted)
         given = {name for name, value in limits.plain(wanted).items() if value is not None}
-        missing = sorted(given & _BY_CONTROL_GROUP - self.found.limits)
+        missing = sorted(given & _BY_CONTROL_GROUP - self._enforceable(spec))
         if missing:
             raise errors.Unsupported(
                 f"{self.engine} cannot limit {' and '.join(missing)} here: there is no control group for it.",
-                hint="leave the limit out, run as root, or use docker or podman",
+                hint="leave the limit out, run as root where control groups are, or use docker or podman",
             )
 
     def _require_free(self, name: str) -> None:
@@ -374,8 +378,11 @@ class House:
             netns=str(attached.netns) if attached and attached.netns and numbers is None else None,
             host_network=attached is None,
             cgroup=limits.cgroup_path(record.id) if self.found.cgroups != "none" else "",
-            resources={**limits.resources(record.limits), **bandwidth.resources(record.limits, folder)},
-            rlimits=isolation.rlimits(record.spec, record.limits),
+            resources={
+                **limits.resources(fallback.counted(record.limits, self.found.limits)),
+                **bandwidth.resources(record.limits, folder),
+            },
+            rlimits=fallback.rlimits(record, self.found.limits),
             seccomp=profile if compiled is None else None,
             annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
             files=self._files(record, folder, attached),
@@ -630,8 +637,13 @@ class House:
         with self.containers.hold(self.look(text).id) as record:
             given = {name: value for name, value in limits.plain(changed).items() if value is not None}
             merged = replace(record.limits, **given)
-            self._require_limits(merged)
+            self._require_limits(record.spec, merged)
             document = limits.update_document(changed)
+            if fixed := fallback.refused(given, is_running=record.is_alive, by_groups=self.found.limits):
+                raise errors.Unsupported(
+                    f"{' and '.join(fixed)} cannot be changed while a container runs: no control group holds it here.",
+                    hint="stop the container, change the limit, and start it again",
+                )
             if record.status in ("running", "paused"):
                 try:
                     self.runtime.update(record.id, document)
