@@ -23,7 +23,7 @@ from codomyrmex_containerization.tools._decorator import Effect, Plan, mcp_tool
 
 _COPY_SECONDS = 1800.0
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 Place = Annotated[str, Field(description="container:/path, or a host path", max_length=4096)]
 
@@ -56,7 +56,7 @@ async def container_exec(
     *,
     container: Container,
     command: Annotated[list[str] | str, Field(description="A string is split, not run by a shell")],
-    stdin: Annotated[str | None, Field(description="Text for its standard input", max_length=4_000_000)] = None,
+    stdin: Annotated[str | None, Field(description="Standard input", max_length=4_000_000)] = None,
     user: Annotated[str | None, Field(description="User or UID[:GID]", max_length=128)] = None,
     workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
     env: Annotated[dict[str, str] | None, Field(description="Environment variables", max_length=500)] = None,
