@@ -21,7 +21,7 @@ _IMAGE, _PLACE = "disk.img", "disk"
 _MAKE = "mkfs.ext4"
 _FEW_BYTES, _MANY_BYTES = 512 * 1024**2, 4 * 1024**3
 _SECONDS = 60.0
-_WAY_OUT = "leave disk out, and give the container a tmpfs of that size to write to (mounts 'tmpfs:/work:64m') with a read-only root"
+_WAY_OUT = "leave disk out, and give the container a tmpfs of that size to write to (mounts 'tmpfs:/scratch:64m') with a read-only root"
 
 
 def require(folder: Path, disk_bytes: int | None) -> None:
