@@ -23,7 +23,7 @@ NAME = "src/codomyrmex_containerization/mcp_tools.py"
 
 # How many arguments may stand without their name beside the required ones: callers of old wrote them so.
 _POSITIONAL = {"container_build": 3}
-_TOKEN_SCHEMA = {"type": "string", "description": "From confirmation_required, once the user agreed"}
+_TOKEN_SCHEMA = {"type": "string", "description": "From confirmation_required, if the user agrees"}
 
 _HEAD = '''\
 """What are the tools to a program without an event loop? Plain functions that return dictionaries; bridges find them by their decorator.

@@ -37,6 +37,11 @@ def judge(path: str, *allowed: str, named: bool = False) -> None:
 
 REFUSED_CONTAINERS: dict[str, tuple[ContainerSpec, str, dict[str, Any]]] = {
     "privileged": (container(privileged=True), "policy.allow_privileged", {"allow_privileged": True}),
+    "minimal isolation": (
+        container(isolation="minimal"),
+        "policy.allow_minimal_isolation",
+        {"allow_minimal_isolation": True},
+    ),
     "host network": (container(network="host"), "policy.allow_host_namespaces", {"allow_host_namespaces": True}),
     "another container's network": (
         container(network="container:db"),

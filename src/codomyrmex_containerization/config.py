@@ -723,6 +723,7 @@ _LOOSER = "a file in the working folder may only tighten"
 _NOT_OFFERED = "your own settings do not offer it"
 _USERS_ALONE = "a file in the working folder cannot set it; use your own settings file, the environment or a flag"
 _FOREIGN = ("allow", "ask", "refuse")
+_LEVELS = ("minimal", "standard", "strict")
 # Toolsets whose every tool is a default tool: within 'default' they narrow. Of the others 'default' offers a part, and
 # a part has no name: such an entry is ignored.
 _WITHIN_DEFAULT = frozenset({"core"})
@@ -780,6 +781,8 @@ def _tightened(key: str, wanted: Any, before: Settings) -> _Tightened:
             after = min(now, wanted)
         case "policy.foreign":
             after = max(now, wanted, key=_FOREIGN.index)
+        case "isolation":
+            after = max(now, wanted, key=_LEVELS.index)
         case "toolsets" if "all" in wanted:
             return now, "" if "all" in now else f"'all' is ignored: {_NOT_OFFERED}"
         case "toolsets":

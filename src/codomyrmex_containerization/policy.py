@@ -61,6 +61,12 @@ def judge_container(spec: ContainerSpec, rules: PolicySettings) -> None:
         raise _refused(
             "privileged=true", "policy.allow_privileged = true", "a privileged container is root on this host"
         )
+    if spec.isolation == "minimal" and not rules.allow_minimal_isolation:
+        raise _refused(
+            "isolation='minimal'",
+            "policy.allow_minimal_isolation = true",
+            "every system call of such a container reaches this host's kernel",
+        )
     _judge_network(spec.network, rules)
     _judge_capabilities(spec.cap_add, rules)
     judge_mount_paths(spec.mounts)

@@ -215,7 +215,9 @@ def _list_arguments(values: Values) -> dict[str, Any]:
 
 
 def _run_arguments(values: Values) -> dict[str, Any]:
-    given = given_arguments({name: value for name, value in values.items() if name != "stdin"})
+    rates = {name: values[name] for name in ("disk_read", "disk_write") if values[name] is not None}
+    given = given_arguments({name: value for name, value in values.items() if name not in ("stdin", *rates)})
+    given |= {"limits": rates} if rates else {}
     return given | ({"stdin": arguments.standard_input(what="stdin")} if values["stdin"] else {})
 
 
@@ -316,14 +318,17 @@ _RUN = ToolCommand(
         option("-m/--memory", "memory", "Most memory: 512m, 2g.", metavar="SIZE"),
         option("--cpus", "cpus", "Most CPUs: 1.5.", metavar="N", type=float),
         option("--pids-limit", "pids_limit", "Most processes.", metavar="N", type=int),
+        option("--disk", "disk", "Most that it may write, volumes aside: 256m.", metavar="SIZE"),
+        option("--disk-read", "disk_read", "Most that it may read from the disk in a second: 10m.", metavar="SIZE"),
+        option("--disk-write", "disk_write", "Most that it may write to the disk in a second.", metavar="SIZE"),
         flag("--read-only-rootfs", "read_only_rootfs", "Make its root file system read-only."),
         many("--cap-add", "cap_add", "NAME", "Capability to add."),
         many("--cap-drop", "cap_drop", "NAME", "Capability to drop, or ALL."),
         option(
             "--isolation",
             "isolation",
-            "How strong its walls are, on the embedded engine (default standard).",
-            type=click.Choice(["standard", "strict"]),
+            "How strong its walls are (default: the engine's own, or the setting isolation).",
+            type=click.Choice(["minimal", "standard", "strict"]),
         ),
         flag("--privileged", "privileged", "Without isolation; refused unless the policy allows it."),
         option("--restart", "restart", "no, always, unless-stopped, on-failure[:N]; with --detach.", metavar="POLICY"),

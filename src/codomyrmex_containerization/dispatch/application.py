@@ -99,7 +99,14 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
     redactor = redact.Redactor.from_environment(environ)
 
     def guarded(engine: base.Engine) -> guard.GuardedEngine:
-        return guard.GuardedEngine(engine, rules=settings.policy, paths=paths, ledger=run, redactor=redactor)
+        return guard.GuardedEngine(
+            engine,
+            rules=settings.policy,
+            paths=paths,
+            ledger=run,
+            redactor=redactor,
+            isolation=settings.isolation,
+        )
 
     options = opening.Options(
         timeout_seconds=settings.engine_timeout_seconds,

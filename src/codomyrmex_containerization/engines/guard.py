@@ -22,6 +22,7 @@ from codomyrmex_containerization.models.container import (
     ContainerRow,
     ContainerSpec,
     ContainerState,
+    Isolation,
     Lifetime,
     Limits,
     Mount,
@@ -140,8 +141,11 @@ class GuardedEngine(base.Engine):
         paths: PathRules,
         ledger: Ledger,
         redactor: redact.Redactor,
+        isolation: Isolation = "standard",
     ) -> None:
         self._engine = engine
+        # What engines always do is no less than standard, and need not be asked for.
+        self._isolation = isolation if isolation != "standard" else None
         self._redactor = redactor
         self._rules = rules
         self._paths = paths
@@ -176,6 +180,7 @@ class GuardedEngine(base.Engine):
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
+        spec = replace(spec, isolation=spec.isolation or self._isolation)
         policy.judge_container(spec, self._rules)
         mounts, seen = self._resolve_mounts(spec.mounts)
         policy.judge_mount_paths(mounts)

@@ -63,7 +63,7 @@ class Ulimit:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a container may use; None is the engine's default."""
+    """What a container may use; None is the engine's default. `disk_bytes` is what it may write, beside volumes and other mounts."""
 
     memory_bytes: int | None = None
     memory_reservation_bytes: int | None = None
@@ -72,6 +72,9 @@ class Limits:
     pids_limit: int | None = None
     shm_bytes: int | None = None
     ulimits: tuple[Ulimit, ...] = ()
+    disk_bytes: int | None = None
+    disk_read_bytes_per_second: int | None = None
+    disk_write_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

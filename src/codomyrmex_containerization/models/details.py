@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from codomyrmex_containerization.models.container import ContainerState, Healthcheck, Limits, RestartPolicy
@@ -36,7 +36,7 @@ class SecurityOptions:
 
 @dataclass(frozen=True, slots=True)
 class ContainerDetails:
-    """A container looked at from all sides."""
+    """A container looked at from all sides; `limits_by` says of a limit what holds it, where the engine tells."""
 
     state: ContainerState
     entrypoint: tuple[str, ...]
@@ -53,6 +53,7 @@ class ContainerDetails:
     limits: Limits
     security: SecurityOptions
     log_driver: str
+    limits_by: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

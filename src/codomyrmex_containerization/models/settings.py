@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from codomyrmex_containerization.models.container import Isolation
+
 ENDPOINT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 RESERVED_ENGINES = ("docker", "podman", "memory", "embedded")
 
@@ -31,6 +33,9 @@ class PolicySettings(_Section):
     )
     allow_engine_socket: bool = Field(False, description="Mounting an engine's socket into a container")
     allow_privileged: bool = Field(False, description="Privileged containers")
+    allow_minimal_isolation: bool = Field(
+        False, description="isolation=minimal: containers whose system calls are not filtered"
+    )
     allow_host_namespaces: bool = Field(False, description="network=host, and joining other containers' namespaces")
     allowed_capabilities: tuple[str, ...] = Field(
         (), description="Capabilities that may be added beyond Docker's defaults"
@@ -83,6 +88,10 @@ class Settings(_Section):
     )
     endpoints: dict[str, EndpointSettings] = Field(
         default_factory=dict, description="Engines elsewhere by name, each a table [endpoints.NAME] with an url"
+    )
+    isolation: Isolation = Field(
+        "standard",
+        description="Level of isolation of containers for which a call names none; with 'standard' engines keep their own walls",
     )
     read_only: bool = Field(False, description="Refuse every call that changes something")
     toolsets: tuple[str, ...] = Field(("default",), description="Toolsets to offer: names, 'default' or 'all'")

@@ -30,7 +30,7 @@ _CONFIRM_SCHEMA: dict[str, Any] = {
     "properties": {"confirm": {"type": "boolean", "title": "Yes, do it", "default": False}},
     "required": ["confirm"],
 }
-_TOKEN_SCHEMA = {"type": "string", "description": "From confirmation_required, once the user agreed"}
+_TOKEN_SCHEMA = {"type": "string", "description": "From confirmation_required, if the user agrees"}
 
 
 def make_server(dispatcher: Dispatcher, *, version: str, instructions: str, output_schemas: bool) -> Server[Any]:

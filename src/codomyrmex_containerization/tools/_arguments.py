@@ -59,19 +59,32 @@ def mounts(entries: Sequence[str]) -> tuple[Mount, ...]:
     return tuple(_mount(entry) for entry in entries)
 
 
-def limits(memory: str | int | None, cpus: float | None, pids_limit: int | None, more: Mapping[str, Any]) -> Limits:
+def limits(
+    memory: str | int | None,
+    cpus: float | None,
+    pids_limit: int | None,
+    more: Mapping[str, Any],
+    *,
+    disk: str | int | None = None,
+) -> Limits:
     """Join the single limits and the `limits` object."""
     return Limits(
         memory_bytes=sizes.parse(memory, name="memory") if memory is not None else None,
         cpus=cpus,
         pids_limit=pids_limit,
-        memory_reservation_bytes=sizes.parse(more["memory_reservation"], name="memory_reservation")
-        if more.get("memory_reservation") is not None
-        else None,
+        memory_reservation_bytes=_size(more, "memory_reservation"),
         cpu_shares=more.get("cpu_shares"),
-        shm_bytes=sizes.parse(more["shm_size"], name="shm_size") if more.get("shm_size") is not None else None,
+        shm_bytes=_size(more, "shm_size"),
+        disk_bytes=sizes.parse(disk, name="disk") if disk is not None else None,
+        disk_read_bytes_per_second=_size(more, "disk_read"),
+        disk_write_bytes_per_second=_size(more, "disk_write"),
         ulimits=tuple(_ulimit(name, value) for name, value in (more.get("ulimits") or {}).items()),
     )
+
+
+def _size(given: Mapping[str, Any], name: str) -> int | None:
+    value = given.get(name)
+    return sizes.parse(value, name=name) if value is not None else None
 
 
 def restart(text: str) -> RestartPolicy:

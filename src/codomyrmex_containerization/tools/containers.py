@@ -23,7 +23,7 @@ from codomyrmex_containerization.tools._decorator import Effect, Plan, mcp_tool
 
 _COPY_SECONDS = 1800.0
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 Place = Annotated[str, Field(description="container:/path, or a host path", max_length=4096)]
 
@@ -56,7 +56,7 @@ async def container_exec(
     *,
     container: Container,
     command: Annotated[list[str] | str, Field(description="A string is split, not run by a shell")],
-    stdin: Annotated[str | None, Field(description="Text for its standard input", max_length=4_000_000)] = None,
+    stdin: Annotated[str | None, Field(description="Standard input", max_length=4_000_000)] = None,
     user: Annotated[str | None, Field(description="User or UID[:GID]", max_length=128)] = None,
     workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
     env: Annotated[dict[str, str] | None, Field(description="Environment variables", max_length=500)] = None,
@@ -242,7 +242,7 @@ def _inspected(found: ContainerDetails, *, own: bool) -> answers.InspectAnswer:
         ],
         networks=[f"{one.name} {one.ip_address}".strip() for one in found.networks],
         ports=[str(port) for port in state.ports],
-        limits=_limits(found.limits),
+        limits=_limits(found.limits, found.limits_by),
         security=_security(found.security, state.host_namespaces),
         healthcheck=_healthcheck(found.healthcheck),
         log_driver=found.log_driver or None,
@@ -250,7 +250,7 @@ def _inspected(found: ContainerDetails, *, own: bool) -> answers.InspectAnswer:
     )
 
 
-def _limits(limits: Limits) -> dict[str, int | float | str]:
+def _limits(limits: Limits, by: Mapping[str, str]) -> dict[str, int | float | str]:
     shown: dict[str, int | float | str | None] = {
         "memory_bytes": limits.memory_bytes,
         "memory_reservation_bytes": limits.memory_reservation_bytes,
@@ -259,6 +259,10 @@ def _limits(limits: Limits) -> dict[str, int | float | str]:
         "pids_limit": limits.pids_limit,
         "shm": sizes.show(limits.shm_bytes) if limits.shm_bytes else None,
         "ulimits": " ".join(f"{one.name}={one.soft}:{one.hard}" for one in limits.ulimits) or None,
+        "disk_bytes": limits.disk_bytes,
+        "disk_read_bytes_per_second": limits.disk_read_bytes_per_second,
+        "disk_write_bytes_per_second": limits.disk_write_bytes_per_second,
+        "held_by": " ".join(f"{name}={what}" for name, what in by.items()) or None,
     }
     return {key: value for key, value in shown.items() if value is not None}
 

@@ -21,6 +21,7 @@ from codomyrmex_containerization.models.container import (
     ContainerSpec,
     ContainerState,
     ContainerStatus,
+    Isolation,
     PullPolicy,
     Stream,
 )
@@ -29,7 +30,7 @@ from codomyrmex_containerization.tools import _arguments as arguments
 from codomyrmex_containerization.tools import _core_answers as answers
 from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 
 _NOT_SET_UP = "not set up"
@@ -42,7 +43,7 @@ class HealthcheckArgument(BaseModel):
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
-    command: Annotated[str | list[str], Field(description="A string runs in the container's shell", max_length=10_000)]
+    command: Annotated[str | list[str], Field(description="A string runs in its shell", max_length=10_000)]
     interval: Annotated[str | None, Field(description="Seconds, or 30s, 5m")] = None
     timeout: Annotated[str | None, Field(description="As interval")] = None
     retries: Annotated[int | None, Field(description="Failures until unhealthy", ge=1, le=1000)] = None
@@ -55,16 +56,18 @@ class LimitsArgument(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, defer_build=True)
 
     memory_reservation: Annotated[str | None, Field(description="As memory")] = None
-    cpu_shares: Annotated[int | None, Field(description="Weight, 1024 is normal", ge=2, le=262144)] = None
+    cpu_shares: Annotated[int | None, Field(description="Weight; usual: 1024", ge=2, le=262144)] = None
     ulimits: Annotated[dict[str, str] | None, Field(description="nofile: 1024 or '1024:2048'", max_length=20)] = None
     shm_size: Annotated[str | None, Field(description="As memory")] = None
+    disk_read: Annotated[str | None, Field(description="A second")] = None
+    disk_write: Annotated[str | None, Field(description="A second")] = None
 
 
 @mcp_tool(title="Containers: runtime status", read_only=True, idempotent=True, deadline=lambda _: 10.0)
 async def container_runtime_status(ctx: Context, *, engine: Engine = None) -> answers.StatusAnswer:
     """Show which engines and back ends answer right now, and what would make the others available.
 
-    Also the default engine and the host paths that mounts and builds may use.
+    Also the default engine and usable host paths.
     """
     found = await status.look(ctx.engines, engine=engine)
     return answers.StatusAnswer(
@@ -208,7 +211,7 @@ async def container_run(
     env: Annotated[dict[str, str] | None, Field(description="Environment", max_length=500)] = None,
     ports: Annotated[
         list[str] | None,
-        Field(description="'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1", max_length=100),
+        Field(description="'80' (a free host port), '8080:80[/udp]'; on 127.0.0.1", max_length=100),
     ] = None,
     mounts: Annotated[
         list[str] | None,
@@ -219,25 +222,24 @@ async def container_run(
     workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
     entrypoint: Annotated[list[str] | str | None, Field(description="As command", max_length=100_000)] = None,
     stdin: Annotated[str | None, Field(description="Standard input", max_length=4_000_000)] = None,
-    detach: Annotated[bool, Field(description="Leave it running, return at once")] = False,
-    timeout_seconds: Annotated[
-        float, Field(description="Then it is stopped (not when detached)", ge=0.1, le=3600)
-    ] = 60,
+    detach: Annotated[bool, Field(description="Leave it running")] = False,
+    timeout_seconds: Annotated[float, Field(description="Then it is stopped, unless detached", ge=0.1, le=3600)] = 60,
     memory: Annotated[str | int | None, Field(description="'512m' or bytes")] = None,
     cpus: Annotated[float | None, Field(description="Most CPUs", gt=0, le=1024)] = None,
     pids_limit: Annotated[int | None, Field(description="Most processes", ge=1, le=4_194_304)] = None,
-    limits: Annotated[LimitsArgument | None, Field(description="Further limits")] = None,
+    disk: Annotated[str | int | None, Field(description="As memory")] = None,
+    limits: Annotated[LimitsArgument | None, Field(description="More limits")] = None,
     read_only_rootfs: Annotated[bool, Field(description="Read-only root")] = False,
-    cap_drop: Annotated[list[str] | None, Field(description="Capabilities to drop, or ALL", max_length=64)] = None,
-    cap_add: Annotated[list[str] | None, Field(description="Capabilities to add", max_length=64)] = None,
-    privileged: Annotated[bool, Field(description="If the policy allows it")] = False,
+    cap_drop: Annotated[list[str] | None, Field(description="Capabilities, or ALL", max_length=64)] = None,
+    cap_add: Annotated[list[str] | None, Field(description="Capabilities", max_length=64)] = None,
+    privileged: Annotated[bool, Field(description="If policy allows")] = False,
     restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]", max_length=32)] = "no",
-    healthcheck: Annotated[HealthcheckArgument | None, Field(description="Tells if it is well")] = None,
+    healthcheck: Annotated[HealthcheckArgument | None, Field(description="Is it well?")] = None,
     labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
     pull_policy: Annotated[PullPolicy, Field(description="When to fetch the image")] = "missing",
     platform: Annotated[str | None, Field(description="e.g. linux/arm64", max_length=64)] = None,
-    isolation: Annotated[Literal["standard", "strict"] | None, Field(description="On embedded")] = None,
-    keep: Annotated[bool, Field(description="Do not remove it at its end")] = False,
+    isolation: Annotated[Isolation | None, Field(description="Its walls")] = None,
+    keep: Annotated[bool, Field(description="Do not remove it")] = False,
     engine: Engine = None,
 ) -> answers.RunAnswer:
     """Run a container to its end (exit code, stdout, stderr) and remove it, or start one with detach=true."""
@@ -254,7 +256,7 @@ async def container_run(
         user=arguments.word(user, name="user"),
         workdir=arguments.word(workdir, name="workdir"),
         stdin_open=stdin is not None,
-        limits=arguments.limits(memory, cpus, pids_limit, limits.model_dump() if limits else {}),
+        limits=arguments.limits(memory, cpus, pids_limit, limits.model_dump() if limits else {}, disk=disk),
         read_only_rootfs=read_only_rootfs,
         cap_add=tuple(cap_add or ()),
         cap_drop=tuple(cap_drop or ()),
@@ -310,7 +312,7 @@ async def container_logs(
     ] = None,
     stream: Annotated[Stream | None, Field(description="Only this stream")] = None,
     timestamps: Annotated[bool, Field(description="Show each line's time")] = False,
-    follow_seconds: Annotated[float, Field(description="Wait this long for more lines", ge=0, le=60)] = 0,
+    follow_seconds: Annotated[float, Field(description="Wait so long for more", ge=0, le=60)] = 0,
     engine: Engine = None,
 ) -> answers.LogsAnswer:
     """Read a container's log: its last lines, filtered."""

@@ -17,7 +17,7 @@ from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 _MEGABYTE = 1_000_000
 _LONGEST_INSTRUCTION = 200
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Image = Annotated[str, Field(description="Reference or id", max_length=512)]
 
 

@@ -20,7 +20,7 @@ _LONGEST_WORDS_CHARACTERS = 200
 _SHORT = 12
 _DETAILS = ("signal", "container", "destination", "driver", "oldName", "health_status")
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 FilterName = Literal["container", "image", "volume", "network", "type", "event", "label"]
 
 

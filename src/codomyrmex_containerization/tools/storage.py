@@ -28,7 +28,7 @@ _PRUNE_SECONDS = 1800.0
 _ARCHIVE_SECONDS = 1800.0
 _MOST_NAMED = 100
 
-Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
+Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Volume = Annotated[str, Field(description="Name", max_length=256)]
 Network = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from codomyrmex_containerization.engines.embedded import groups
 
+DISK_BYTES, DISK_RATE = 64 * 1024**2, 64 * 1024**2
 LEVELS = ("minimal", "standard", "strict")
 # Said by a shell in the container, a word and what was found in each line.
 INSIDE = """
@@ -53,6 +54,14 @@ class Seen:
     status: Mapping[str, str]
     uid_map: tuple[int, ...]
     open_files: int
+    root_bytes: int
+
+    def has_rate(self) -> bool:
+        """Whether its control group limits how much it writes to a disk in a second."""
+        places = groups.of_process(self.pid)
+        place = places.get("io") or places.get("blkio")
+        file = "blkio.throttle.write_bps_device" if place is not None and not place.is_v2 else "io.max"
+        return place is not None and str(DISK_RATE) in (place.directory / file).read_text()
 
     def own(self, kind: str) -> bool:
         """Whether it has a namespace of its own."""
@@ -93,12 +102,14 @@ def seen(pid: int, said: str) -> Seen:
     proc = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     files = next(line for line in (proc / "limits").read_text().splitlines() if line.startswith("Max open files"))
+    root = os.statvfs(proc / "root")
     return Seen(
         pid,
         inside,
         {name: value.strip() for name, value in status.items()},
         tuple(int(word) for word in (proc / "uid_map").read_text().split()),
         int(files.split()[4]),
+        root.f_blocks * root.f_frsize,
     )
 
 
@@ -126,6 +137,10 @@ WALLS: dict[str, Wall] = {
     "memory": Wall("Limits of memory and processors, asked for or not",
                    lambda one: one.limit("memory", "memory.max", "memory.limit_in_bytes") is not None
                    and one.limit("cpu", "cpu.max", "cpu.cfs_quota_us") is not None, ("strict",)),
+    "disk_space": Wall("Disk space, where it was asked for",
+                       lambda one: one.root_bytes <= DISK_BYTES),
+    "disk_rate": Wall("Rates of the disk, where they were asked for",
+                      lambda one: one.has_rate()),
     "nobody": Wall("Root inside is nobody outside",
                    lambda one: one.own("user") and one.uid_map[1] >= 1 << 30
                    and int(one.status["Uid"].split()[0]) == one.uid_map[1], ("strict",)),

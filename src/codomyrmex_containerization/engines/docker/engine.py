@@ -15,7 +15,7 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, host_files, processes
-from codomyrmex_containerization.engines.docker import archives, buildkit, classic, objects, shapes, streams
+from codomyrmex_containerization.engines.docker import archives, buildkit, classic, objects, shapes, streams, walls
 from codomyrmex_containerization.engines.docker import client as connecting
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.models.container import (
@@ -133,11 +133,7 @@ class DockerEngine(base.Engine):
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """One POST /containers/create."""
-        if spec.isolation is not None:
-            raise errors.Unsupported(
-                f"{self.name} has no isolation={spec.isolation!r}: its walls are its own.",
-                hint="leave isolation out, or use engine='embedded'",
-            )
+        spec = await self._walled(spec)
         body = shapes.create_body(spec)
         return await self._call(
             lambda: str(self._client().create_container_from_config(body, spec.name, spec.platform)["Id"]),
@@ -145,6 +141,19 @@ class DockerEngine(base.Engine):
             subject=f"image {spec.image!r}",
             deadline_seconds=_START_SECONDS,
         )
+
+    async def _walled(self, spec: ContainerSpec) -> ContainerSpec:
+        """Return a specification with what its level of isolation brings here. Raises InvalidArgument, Unsupported."""
+        objects.require_no_rates(spec.limits, engine=self.name)
+        if spec.limits.disk_bytes is not None and await self.product() == "podman":
+            raise errors.Unsupported(
+                f"{self.name} cannot limit disk: Podman does not say whether it does.",
+                hint="leave disk out, or use engine='embedded'",
+            )
+        if spec.isolation is None:
+            return spec
+        raw = await self._call(lambda: self._client().info(), "asking which walls it has")
+        return walls.completed(spec, walls.of_info(raw), engine=self.name)
 
     async def start_container(self, container: str) -> None:
         """One POST /containers/ID/start."""

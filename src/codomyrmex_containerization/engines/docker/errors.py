@@ -98,6 +98,13 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
     ),
     # Docker
     (
+        re.compile(r"storage-opt|storage option"),
+        _make(
+            errors.Unsupported,
+            "leave disk out, or use engine='embedded', which holds a container to it on any file system",
+        ),
+    ),
+    (
         re.compile(r"port is already allocated|address already in use"),
         _make(errors.Conflict, "publish another host port, or none to get a free one"),
     ),

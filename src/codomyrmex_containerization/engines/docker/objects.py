@@ -150,10 +150,26 @@ def update_body(limits: Limits, *, with_swap: bool = False) -> dict[str, Any]:
 
 def require_changeable(limits: Limits) -> None:
     """Raise Unsupported for limits that hold from the create on."""
-    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
+    given = (
+        ("shm_size", limits.shm_bytes),
+        ("ulimits", limits.ulimits),
+        ("disk", limits.disk_bytes),
+        ("disk_read", limits.disk_read_bytes_per_second),
+        ("disk_write", limits.disk_write_bytes_per_second),
+    )
+    fixed = [name for name, value in given if value]
     if fixed:
         raise errors.Unsupported(
             f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"
+        )
+
+
+def require_no_rates(limits: Limits, *, engine: str) -> None:
+    """Raise Unsupported for rates of the disk: which of its host's disks a daemon writes to is not known here."""
+    if limits.disk_read_bytes_per_second or limits.disk_write_bytes_per_second:
+        raise errors.Unsupported(
+            f"{engine} cannot be asked for rates of the disk.",
+            hint="leave disk_read and disk_write out, or use engine='embedded'",
         )
 
 

@@ -445,6 +445,8 @@ def _host_config(spec: ContainerSpec) -> dict[str, Any]:
         "CapAdd": list(spec.cap_add),
         "CapDrop": list(spec.cap_drop),
         "Privileged": spec.privileged,
+        "SecurityOpt": ["no-new-privileges"] if spec.isolation is not None else None,
+        "StorageOpt": {"size": str(spec.limits.disk_bytes)} if spec.limits.disk_bytes is not None else None,
         "RestartPolicy": {"Name": spec.restart.name, "MaximumRetryCount": spec.restart.maximum_retry_count},
     }
     return {key: value for key, value in body.items() if value is not None}

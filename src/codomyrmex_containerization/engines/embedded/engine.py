@@ -11,6 +11,7 @@ import platform
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,9 @@ from codomyrmex_containerization.engines import base, cgroups, host_files, proce
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
+    disk,
     execs,
+    fallback,
     files,
     host_image,
     life,
@@ -149,6 +152,7 @@ class EmbeddedEngine(base.Engine):
                 notes=(
                     f"OCI runtime {found.kind} {found.version}",
                     *found.notes,
+                    *fallback.notes(found.limits),
                     *_numbers(self._world),
                     *_damaged(house),
                 ),
@@ -172,16 +176,20 @@ class EmbeddedEngine(base.Engine):
 
         def look(house: life.House) -> ContainerState:
             record = house.look(container)
-            written = files.size(house.containers.folder(record.id) / "upper") if size else None
+            written = _written(house, record) if size else None
             return shapes.container_state(record, self.name, writable_bytes=written)
 
         return await self._call(look, f"inspecting {container}")
 
     async def container_details(self, container: str) -> ContainerDetails:
         """Look at a container from all sides."""
-        return await self._call(
-            lambda house: shapes.container_details(house.look(container), self.name), f"inspecting {container}"
-        )
+
+        def look(house: life.House) -> ContainerDetails:
+            record = house.look(container)
+            by = fallback.held(record, house.containers.folder(record.id))
+            return replace(shapes.container_details(record, self.name), limits_by=by)
+
+        return await self._call(look, f"inspecting {container}")
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """Create a container."""
@@ -780,6 +788,21 @@ def _is_this_machine(what: str) -> errors.Unsupported:
     )
 
 
+def _written(house: life.House, record: Record) -> int:
+    """Return how much a container has written."""
+    folder = house.containers.folder(record.id)
+    if record.limits.disk_bytes is None:
+        return files.size(folder / "upper")
+    with house.containers.hold(record.id):
+        was_mounted = disk.is_up(folder)
+        try:
+            with disk.room(folder, record.limits.disk_bytes) as (upper, _):
+                return files.size(upper)
+        finally:
+            if not was_mounted:
+                disk.take_down(folder)
+
+
 def _in_own_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
     """Do something with a container's own file system, without what its program has mounted there."""
     merged = house.containers.folder(record.id) / "merged"
@@ -793,7 +816,7 @@ def _in_own_tree(house: life.House, record: Record, do: Callable[[files.Tree], T
             return do(files.Tree(merged))
         finally:
             if not was_mounted:
-                overlay.unmount(merged)
+                disk.take_down(merged.parent)
 
 
 def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -> T:
@@ -809,4 +832,4 @@ def _in_tree(house: life.House, record: Record, do: Callable[[files.Tree], T]) -
             return do(files.Tree(folder / "merged", mounts=record.mounts, read_only=record.spec.read_only_rootfs))
         finally:
             if not was_mounted:
-                overlay.unmount(folder / "merged")
+                disk.take_down(folder)

@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from codomyrmex_containerization import process, threads
 from codomyrmex_containerization.engines import base
-from codomyrmex_containerization.engines.embedded import bundle, isolation, life, runtime, state, users
+from codomyrmex_containerization.engines.embedded import bundle, fallback, life, runtime, state, users
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import OutputFrame, Stream
 from codomyrmex_containerization.models.details import ExecSpec, ExecState
@@ -75,7 +75,7 @@ def _described(house: life.House, record: Record, command: Command) -> Path:
         env=env,
         workdir=workdir,
         powers=bundle.capabilities(record, house.powers),
-        rlimits=isolation.rlimits(record.spec, record.limits),
+        rlimits=fallback.rlimits(record, house.found.limits),
         privileged=record.spec.privileged,
     )
     folder = command.folder / command.id

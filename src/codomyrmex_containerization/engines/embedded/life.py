@@ -20,11 +20,14 @@ from typing import Any
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines import process_counters
 from codomyrmex_containerization.engines.embedded import (
+    bandwidth,
     begun,
     binds,
     bundle,
     content,
+    disk,
     events,
+    fallback,
     host_image,
     idmaps,
     isolation,
@@ -200,7 +203,7 @@ class House:
     def create(self, spec: ContainerSpec) -> Record:
         """Enter a container. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
-        spec = isolation.completed(spec, enforceable=self.found.limits)
+        spec = isolation.completed(spec, enforceable=self._enforceable(spec))
         if isolation.is_strict(spec):
             idmaps.require(self.folders.data)
         image = self.image(spec.image)
@@ -209,7 +212,9 @@ class House:
             raise errors.InvalidArgument(
                 f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
             )
-        self._require_limits(spec.limits)
+        self._require_limits(spec, spec.limits)
+        disk.require(self.folders.containers, spec.limits.disk_bytes)
+        bandwidth.require(self.folders.containers, spec.limits)
         networks = self._networks_of(spec)
         record = Record(
             id=state.new_id(),
@@ -239,14 +244,17 @@ class House:
         self.note(record, "create")
         return record
 
-    def _require_limits(self, wanted: Limits) -> None:
+    def _enforceable(self, spec: ContainerSpec) -> frozenset[str]:
+        return self.found.limits | fallback.possible(spec, self.powers)
+
+    def _require_limits(self, spec: ContainerSpec, wanted: Limits) -> None:
         limits.resources(wanted)
         given = {name for name, value in limits.plain(wanted).items() if value is not None}
-        missing = sorted(given & _BY_CONTROL_GROUP - self.found.limits)
+        missing = sorted(given & _BY_CONTROL_GROUP - self._enforceable(spec))
         if missing:
             raise errors.Unsupported(
                 f"{self.engine} cannot limit {' and '.join(missing)} here: there is no control group for it.",
-                hint="leave the limit out, run as root, or use docker or podman",
+                hint="leave the limit out, run as root where control groups are, or use docker or podman",
             )
 
     def _require_groups(self, what: str) -> None:
@@ -317,6 +325,7 @@ class House:
             uncompiled = self.write_bundle(record, folder, attached)
             command = self._exit_command(record)
             made = self.runtime.create(record.id, folder, stdin=stdin or record.spec.stdin_open, exit_command=command)
+            bandwidth.require_held(made.pid, record.limits, folder)
             for places in (self.places, self.passages):
                 places.clear(record.id)
             if uncompiled is not None:
@@ -340,10 +349,14 @@ class House:
     def mount(self, record: Record, *, as_its_own: bool = False) -> None:
         """Put a container's file system together at its folder `merged`, `as_its_own` users see it; the container is held."""
         folder = self.containers.folder(record.id)
-        for name in ("merged", "upper", "work"):
-            (folder / name).mkdir(mode=0o755, exist_ok=True)
+        with disk.room(folder, record.limits.disk_bytes) as (upper, work):
+            self._mount(record, folder / "merged", upper=upper, work=work, as_its_own=as_its_own)
+        for mount in record.mounts if record.started_at is None else ():
+            if mount.type == "volume":
+                self.volumes.fill(mount.name, folder / "merged", mount.target)
+
+    def _mount(self, record: Record, target: Path, *, upper: Path, work: Path, as_its_own: bool) -> None:
         found = self.layers(record.image)
-        upper, work, target = (folder / name for name in ("upper", "work", "merged"))
         if as_its_own and isolation.is_strict(record.spec):
             numbers = idmaps.range_of(record.id)
             idmaps.mount(
@@ -357,9 +370,6 @@ class House:
             )
         else:
             overlay.mount(found, upper=upper, work=work, target=target)
-        for mount in record.mounts if record.started_at is None else ():
-            if mount.type == "volume":
-                self.volumes.fill(mount.name, folder / "merged", mount.target)
 
     def connect_networks(self, record: Record) -> network.Attached | None:
         """Give a container its network; None for the host's own."""
@@ -394,8 +404,11 @@ class House:
             netns=str(attached.netns) if attached and attached.netns and numbers is None else None,
             host_network=attached is None,
             cgroup=limits.cgroup_path(record.id) if self.found.cgroups != "none" else "",
-            resources=limits.resources(record.limits),
-            rlimits=isolation.rlimits(record.spec, record.limits),
+            resources={
+                **limits.resources(fallback.counted(record.limits, self.found.limits)),
+                **bandwidth.resources(record.limits, folder),
+            },
+            rlimits=fallback.rlimits(record, self.found.limits),
             seccomp=profile if compiled is None else None,
             annotations={} if compiled is None else {seccomp.ANNOTATION: compiled},
             files=self._files(record, folder, attached),
@@ -580,7 +593,7 @@ class House:
         self.networks.tear_down(container_id)
         for places in (self.places, self.passages):
             places.clear(container_id)
-        overlay.unmount(folder / "merged")
+        disk.take_down(folder)
         if not keeps_exit:
             self._forget_exit(container_id)
 
@@ -652,8 +665,13 @@ class House:
         with self.containers.hold(self.look(text).id) as record:
             given = {name: value for name, value in limits.plain(changed).items() if value is not None}
             merged = replace(record.limits, **given)
-            self._require_limits(merged)
+            self._require_limits(record.spec, merged)
             document = limits.update_document(changed)
+            if fixed := fallback.refused(given, is_running=record.is_alive, by_groups=self.found.limits):
+                raise errors.Unsupported(
+                    f"{' and '.join(fixed)} cannot be changed while a container runs: no control group holds it here.",
+                    hint="stop the container, change the limit, and start it again",
+                )
             if record.status in ("running", "paused"):
                 try:
                     self.runtime.update(record.id, document)
@@ -829,8 +847,8 @@ class House:
         if self._is_other(record):
             return True
         places = [self.folders.runtime / record.id, self.folders.run / "netns" / record.id]
-        merged = self.containers.folder(record.id) / "merged"
-        return not _lives(record) and (any(one.exists() for one in places) or overlay.is_mounted(merged))
+        folder = self.containers.folder(record.id)
+        return not _lives(record) and (any(one.exists() for one in places) or disk.is_up(folder))
 
     def care_for(self, record: Record) -> Record:
         """Bring a record and what there is together; the container is held."""

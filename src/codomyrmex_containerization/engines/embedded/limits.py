@@ -68,7 +68,14 @@ def resources(limits: Limits) -> dict[str, Any]:
 
 def update_document(limits: Limits) -> dict[str, Any]:
     """Return what `update --resources -` is given: those limits alone that change. Raises InvalidArgument, Unsupported."""
-    fixed = [name for name, value in (("shm_size", limits.shm_bytes), ("ulimits", limits.ulimits)) if value]
+    given = {
+        "shm_size": limits.shm_bytes,
+        "ulimits": limits.ulimits,
+        "disk": limits.disk_bytes,
+        "disk_read": limits.disk_read_bytes_per_second,
+        "disk_write": limits.disk_write_bytes_per_second,
+    }
+    fixed = [name for name, value in given.items() if value]
     if fixed:
         raise errors.Unsupported(
             f"{' and '.join(fixed)} cannot be changed once a container exists.", hint="create the container anew"

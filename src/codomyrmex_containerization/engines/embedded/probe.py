@@ -30,7 +30,7 @@ Kind = Literal["crun", "runc", "youki"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 REMEDY = "apt-get install crun conmon slirp4netns uidmap"
 
-_FORMAT = 2  # of the kept outcome
+_FORMAT = 3  # of the kept outcome
 _SECONDS = 30.0
 _TRIED = Limits(
     memory_bytes=64 * 1024**2, memory_reservation_bytes=32 * 1024**2, cpus=0.5, cpu_shares=512, pids_limit=64
@@ -206,7 +206,7 @@ def _notes(runtime: Runtime, held: frozenset[str], *, is_counted: bool) -> tuple
         [f"{runtime.kind} works with {_UNIFIED} hidden from it"] if any(_HIDE in one for one in runtime.prefix) else []
     )
     if not is_counted:
-        notes.append("containers have no control groups here: nothing limits them")
+        notes.append("containers have no control groups here")
     elif missing := [name for names in _CONTROLLERS.values() for name in names if name not in held]:
         notes.append(f"the kernel does not hold these limits here: {', '.join(missing)}")
     return tuple(notes)

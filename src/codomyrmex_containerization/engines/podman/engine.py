@@ -167,6 +167,7 @@ class PodmanEngine(docker_engine.DockerEngine):
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """POST /containers/create, with limits that this process may set where the spec leaves them open."""
+        spec = await self._walled(spec)
         limits = replace(spec.limits, shm_bytes=None, ulimits=())
         if limits != Limits():
             await self._require_cgroups("limits memory, CPUs and processes")
