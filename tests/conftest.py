@@ -18,7 +18,7 @@ from tests.backends import DockerCommandLine
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("steady")
 
-pytest_plugins = ["tests.podman", "tests.modern_docker", "tests.endpoints", "tests.tally"]
+pytest_plugins = ["tests.podman", "tests.modern_docker", "tests.endpoints", "tests.ordinary_user", "tests.tally"]
 
 OWN_VARIABLES = "CODOMYRMEX_CONTAINERIZATION_"
 ENGINE_VARIABLES = ("DOCKER_", "BUILDX_", "BUILDKIT_", "CONTAINER_", "CONTAINERS_")

@@ -26,6 +26,7 @@ What the containers of the suite run (an engine without real programs must know 
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import threading
 import uuid
@@ -87,6 +88,11 @@ class Bench:
     def fresh(self, kind: str = "c") -> str:
         """Return a name that nothing else has."""
         return f"cxc-contract-{kind}-{uuid.uuid4().hex[:10]}"
+
+    def hand_over(self, path: Path) -> None:
+        """Give a file to whoever the engine runs as: the suite may be another user."""
+        owner = self.folder.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
     def tag(self) -> str:
         """Return the name of an image to be made; it is removed after the behaviour."""

@@ -18,7 +18,7 @@ from codomyrmex_containerization.models.engine import Endpoint
 from tests import backends
 
 TIMEOUT_SECONDS = 60.0
-PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "embedded", "memory")
+PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "embedded", "embedded-rootless", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,12 @@ def _embedded(request: pytest.FixtureRequest, folder: Path) -> Opened:
     )
 
 
+def _rootless_embedded(request: pytest.FixtureRequest, folder: Path) -> Opened:
+    user = _fixture(request, "session_ordinary_user", "tests.ordinary_user")
+    engine = user.engine(folder.name)
+    return Opened(engine, user.base_image(engine), user.shared(folder.name), dial, attend=engine.attend)
+
+
 def _memory(request: pytest.FixtureRequest, folder: Path) -> Opened:
     if importlib.util.find_spec("codomyrmex_containerization.engines.memory") is None:
         backends.missing("no engine in memory")
@@ -131,6 +137,7 @@ _OPEN: dict[str, Callable[[pytest.FixtureRequest, Path], Opened]] = {
     "podman": _podman,
     "podman-rootless": _rootless_podman,
     "embedded": _embedded,
+    "embedded-rootless": _rootless_embedded,
     "memory": _memory,
 }
 

@@ -429,6 +429,7 @@ async def folder_becomes_an_image(bench: Bench) -> None:
     (top / "etc" / "name").write_text("folder\n")
     (top / "etc" / "name").chmod(0o640)
     (top / "link").symlink_to("etc/name")
+    bench.hand_over(top / "etc" / "name")
     with or_elsewhere("images of folders"):
         await bench.engine.import_image(top, tag=tag, labels=LABELS)
     made = await bench.create("/none", image=tag)

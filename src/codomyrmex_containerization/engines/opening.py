@@ -157,13 +157,15 @@ class Opener:
     def _open_embedded(self, endpoint: Endpoint) -> base.Engine:
         from codomyrmex_containerization.engines.embedded import folders
         from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+        from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
 
-        embedded = EmbeddedEngine(
-            endpoint,
-            folders.of(self._options.data / EMBEDDED, self._environ),
-            timeout_seconds=self._options.timeout_seconds,
-            sampler=self._sampler,
-        )
+        timeout_seconds = self._options.timeout_seconds
+        found = folders.of(self._options.data / EMBEDDED, self._environ)
+        embedded: base.Engine
+        if os.geteuid() == 0:
+            embedded = EmbeddedEngine(endpoint, found, timeout_seconds=timeout_seconds, sampler=self._sampler)
+        else:
+            embedded = RootlessEngine(endpoint, found, timeout_seconds=timeout_seconds)
         self._unattended.append(embedded)
         self._more.set()
         return embedded
@@ -251,7 +253,7 @@ class Opener:
 
 
 def _has_runtime() -> bool:
-    return os.geteuid() == 0 and all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
+    return all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
 
 
 async def _attend(engine: base.Engine) -> None:
@@ -263,9 +265,12 @@ async def _attend(engine: base.Engine) -> None:
     elif engine.endpoint.kind == "embedded":
         from codomyrmex_containerization.engines.embedded import health as own_health
         from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+        from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
 
         if isinstance(engine, EmbeddedEngine):
             await own_health.run_health_checks(engine)
+        elif isinstance(engine, RootlessEngine):
+            await engine.attend()
 
 
 def _listens(endpoint: Endpoint) -> bool:

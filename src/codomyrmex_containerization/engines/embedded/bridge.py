@@ -6,7 +6,6 @@ Source: https://github.com/containers/netavark, https://github.com/containers/aa
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import netns, network_guard, network_links, network_store
+from codomyrmex_containerization.engines.embedded import netns, network_guard, network_links, network_store, userns
 
 REMEDY = "apt-get install netavark aardvark-dns iptables, or use docker or podman"
 _FOLDERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/libexec/podman", "/usr/local/lib/podman")
@@ -31,7 +30,7 @@ def require() -> Path:
     found = process.find("netavark", folders=_FOLDERS)
     if found is None:
         raise errors.Unsupported("embedded makes networks of its own with netavark, which is missing.", hint=REMEDY)
-    if os.geteuid() != 0:
+    if userns.is_inside():
         raise errors.Unsupported("embedded makes bridges only as root.", hint="run as root, or use docker or podman")
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from codomyrmex_containerization.engines.embedded import idmaps, isolation
+from codomyrmex_containerization.engines.embedded import idmaps, isolation, userns
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import MountPoint
 
@@ -21,6 +21,7 @@ Json = dict[str, Any]
 DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
 )  # fmt: skip
+_TTY = 5
 _SHM = "/dev/shm"  # noqa: S108  the container's own
 _SHM_BYTES = 64 * 1024 * 1024
 _MASKED = (
@@ -162,7 +163,7 @@ def _system_mounts(record: Record, around: Surroundings) -> list[Json]:
         _mount("/proc", "proc", "proc", safe),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount(
-            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *_tty()]
         ),
         _mount("/dev/mqueue", "mqueue", "mqueue", safe),
         _mount(_SHM, "tmpfs", "shm", [*safe, "mode=1777", f"size={shm_bytes}"]),
@@ -185,6 +186,10 @@ def _system_mounts(record: Record, around: Surroundings) -> list[Json]:
     if around.init:
         found.append(_mount(INIT, "bind", around.init, ["bind", "rprivate", "ro", "nosuid", "nodev"]))
     return found
+
+
+def _tty() -> list[str]:
+    return [f"gid={_TTY}"] if userns.has_group(_TTY) else []
 
 
 def _mounts(record: Record, placed: Sequence[MountPoint]) -> list[Json]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import anyio
 
 from codomyrmex_containerization import errors, threads
-from codomyrmex_containerization.engines import base, cgroups, host_files, processes
+from codomyrmex_containerization.engines import base, cgroups, host_files, process_counters, processes
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
@@ -31,8 +31,10 @@ from codomyrmex_containerization.engines.embedded import (
     logs,
     objects,
     overlay,
+    probe,
     shapes,
     steps,
+    userns,
 )
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import (
@@ -80,6 +82,7 @@ class EmbeddedEngine(base.Engine):
         *,
         timeout_seconds: float,
         sampler: cgroups.Sampler | None = None,
+        world: userns.World | None = None,
     ) -> None:
         self.name = endpoint.engine
         self.endpoint = endpoint
@@ -89,6 +92,7 @@ class EmbeddedEngine(base.Engine):
         self._making = threading.Lock()
         self._sampler = sampler or cgroups.Sampler()
         self._execs: dict[str, execs.Command] = {}
+        self._world = world
 
     @property
     def is_local(self) -> bool:
@@ -100,8 +104,7 @@ class EmbeddedEngine(base.Engine):
         """What does the work; blocks when it is asked for the first time."""
         if os.geteuid() != 0:
             raise errors.EngineUnavailable(
-                f"{self.name} needs root: for an ordinary user it is not there yet.",
-                hint="use rootless Podman, or run as root",
+                f"{self.name} needs root, or a namespace in which this user is root.", hint="open it by its name"
             )
         if self._made is None:
             with self._making:
@@ -134,7 +137,7 @@ class EmbeddedEngine(base.Engine):
                 version=VERSION,
                 api_version="",
                 endpoint=self.endpoint,
-                rootless=os.geteuid() != 0,
+                rootless=self._world is not None,
                 cgroup_version={"v1": 1, "hybrid": 1, "v2": 2}.get(found.cgroups),
                 storage_driver="overlay",
                 os=_distribution(),
@@ -145,11 +148,12 @@ class EmbeddedEngine(base.Engine):
                 builder="classic",
                 kernel_version=platform.release(),
                 product="embedded",
-                lacks=_LACKS,
+                lacks=_lacks(found),
                 notes=(
                     f"OCI runtime {found.kind} {found.version}",
                     *found.notes,
                     *fallback.notes(found.limits),
+                    *_numbers(self._world),
                     *_damaged(house),
                 ),
             )
@@ -308,14 +312,17 @@ class EmbeddedEngine(base.Engine):
         await self._call(lambda house: house.update(container, limits), f"changing the limits of {container}")
 
     async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
-        """Read the control groups."""
+        """Read the control groups, or sum over the processes where there are none."""
         if not ids:
             return {}
-        return await threads.run(
-            lambda: cgroups.sample_usage(self._sampler.reader, self._sampler.history, ids),
-            deadline_seconds=self._timeout_seconds,
-            what="reading usage",
-        )
+
+        def read() -> dict[str, Usage]:
+            reader: cgroups.Reader = self._sampler.reader
+            if self._world is not None and self.house.found.cgroups == "none":
+                reader = process_counters.ProcessReader(self.house.first_pids(ids))
+            return cgroups.sample_usage(reader, self._sampler.history, ids)
+
+        return await threads.run(read, deadline_seconds=self._timeout_seconds, what="reading usage")
 
     # --------------------------------------------------------------------------------------------------------- commands
 
@@ -351,7 +358,12 @@ class EmbeddedEngine(base.Engine):
         command = self._command(exec_id)
         if command.exit_code is not None or not command.pid:
             return command.exit_code is not None
-        ended = await self._call(lambda house: processes.end_tree(command.pid, command.container), "ending the command")
+        ended = await self._call(
+            lambda house: processes.end_tree(
+                command.pid, command.container, namespace=house.process_namespace(command.container)
+            ),
+            "ending the command",
+        )
         until = anyio.current_time() + _EXEC_END_SECONDS
         while command.state().running and anyio.current_time() < until:  # noqa: ASYNC110  another process's end
             await anyio.sleep(_EXEC_POLL_SECONDS)
@@ -703,6 +715,21 @@ def _distribution() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     except OSError:
         return "Linux"
+
+
+def _lacks(found: probe.Runtime) -> dict[Capability, str]:
+    lacks = dict(_LACKS)
+    if found.cgroups == "none":
+        lacks |= dict.fromkeys(("limits", "pause", "update"), life.NO_CGROUPS)
+    if userns.is_inside():
+        lacks["networks"] = "only root may make bridges; the networks bridge and none are there"
+    return lacks
+
+
+def _numbers(world: userns.World | None) -> list[str]:
+    if world is None or world.ids > 1:
+        return []
+    return [f"images may only hold files of root: this user has no numbers for others (run: {userns.REMEDY})"]
 
 
 def _damaged(house: life.House) -> list[str]:

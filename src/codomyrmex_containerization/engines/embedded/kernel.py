@@ -33,6 +33,7 @@ _MOVE_MOUNT = 429
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
 _AT_FDCWD = -100
+_PR_SET_DUMPABLE = 4
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
@@ -77,6 +78,18 @@ def unmount(target: str, flags: int = 0) -> None:
 def unshare(flags: int) -> None:
     """Give the calling thread alone namespaces of its own. Raises OSError."""
     if _libc().unshare(ctypes.c_int(flags)) != 0:
+        raise _failure("")
+
+
+def enter(namespace: int) -> None:
+    """Move the calling thread into an open namespace; one of users takes a process without other threads. Raises OSError."""
+    if _libc().setns(ctypes.c_int(namespace), ctypes.c_int(0)) != 0:
+        raise _failure("")
+
+
+def stay_visible() -> None:
+    """Let processes of the same user look at this one again, though it has become somebody else. Raises OSError."""
+    if _libc().prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(1), 0, 0, 0) != 0:
         raise _failure("")
 
 

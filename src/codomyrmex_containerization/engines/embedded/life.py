@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines import process_counters
 from codomyrmex_containerization.engines.embedded import (
     bandwidth,
     begun,
@@ -59,6 +60,7 @@ from codomyrmex_containerization.models.details import NetworkAttachment
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 _OTHERS = "use docker or podman"
+NO_CGROUPS = "there are no control groups that this user may use"
 _PASSAGES = Path("/run/codomyrmex-containerization-strict")
 _KILL_SECONDS = 10.0
 _ENDING_SECONDS = 0.2
@@ -151,6 +153,23 @@ class House:
         with self.containers.hold(record.id) as now:
             return self._settled(now)
 
+    def first_pids(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the numbers of the first processes of those containers that run."""
+        found: dict[str, int] = {}
+        for one in ids:
+            with suppress(errors.NotFound):
+                record = self.containers.read(one)
+                if record.first is not None and record.first.is_alive:
+                    found[record.id] = record.first.pid
+        return found
+
+    def process_namespace(self, container_id: str) -> int | None:
+        """Return the number of a container's namespace of processes, by which they are known where no control group names it."""
+        if self.found.cgroups != "none":
+            return None
+        first = self.first_pids([container_id]).get(container_id)
+        return None if first is None else process_counters.namespace(first)
+
     def ends(self) -> int:
         """Return a number that changes whenever a container's program ends."""
         try:
@@ -236,6 +255,13 @@ class House:
             raise errors.Unsupported(
                 f"{self.engine} cannot limit {' and '.join(missing)} here: there is no control group for it.",
                 hint="leave the limit out, run as root where control groups are, or use docker or podman",
+            )
+
+    def _require_groups(self, what: str) -> None:
+        if self.found.cgroups == "none":
+            raise errors.Unsupported(
+                f"{self.engine} cannot {what} here: {NO_CGROUPS}.",
+                hint="run as root, or use engine='docker' or 'podman'",
             )
 
     def _require_free(self, name: str) -> None:
@@ -611,7 +637,8 @@ class House:
             self.containers.write(replace(now, stopped_by_hand=True, status=status))
 
     def freeze(self, text: str, *, frozen: bool) -> None:
-        """Freeze a container or let it go on. Raises NotFound, Conflict."""
+        """Freeze a container or let it go on. Raises NotFound, Conflict, Unsupported (no control groups)."""
+        self._require_groups("pause a container")
         wanted: ContainerStatus = "running" if frozen else "paused"
         other: ContainerStatus = "paused" if frozen else "running"
         with self.containers.hold(self.look(text).id) as record:
@@ -634,6 +661,7 @@ class House:
 
     def update(self, text: str, changed: Limits) -> None:
         """Change a container's limits, now and for later starts. Raises NotFound, Unsupported, InvalidArgument."""
+        self._require_groups("change limits")
         with self.containers.hold(self.look(text).id) as record:
             given = {name: value for name, value in limits.plain(changed).items() if value is not None}
             merged = replace(record.limits, **given)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import groups, limits, seccomp
+from codomyrmex_containerization.engines.embedded import groups, limits, seccomp, userns
 from codomyrmex_containerization.models.container import Limits
 
 Kind = Literal["crun", "runc", "youki"]
@@ -90,7 +90,7 @@ def find_runtime(folder: Path) -> Runtime:
         for kind, path in found:
             for prefix in _prefixes(kind):
                 try:
-                    tried = Runtime(path, kind, version_of(path), prefix, _is_rootless(), "none", frozenset())
+                    tried = Runtime(path, kind, version_of(path), prefix, userns.is_inside(), "none", frozenset())
                     runtime = _try(folder, tried, wanted)
                 except _Failed as error:
                     reasons.append(f"{path}{' prepared by a shell' if prefix else ''}: {error}")
@@ -140,11 +140,6 @@ def _prefixes(kind: Kind) -> Sequence[tuple[str, ...]]:
         alone = (str(unshare), "--mount", "--propagation", "slave")
         found.append((*alone, str(shell), "-c", f"{_HIDE} && {run}", "sh"))
     return found
-
-
-def _is_rootless() -> bool:
-    """Whether this process is not root, or root in a user namespace only."""
-    return os.geteuid() != 0 or _text(_UID_MAP).split() != ["0", "0", str(2**32 - 1)]
 
 
 def _possible() -> Limits:
