@@ -128,14 +128,16 @@ async def test_root_of_an_ordinary_users_container_is_that_user_outside(session_
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"memory": "64m"}, "cannot limit memory_bytes here"),
+        ({"cpus": 0.5}, "cannot limit cpus here"),
+        ({"disk": "16m"}, "cannot limit disk here: only root"),
+        ({"limits": {"disk_write": "1m"}}, "cannot limit the rate of the disk here"),
         ({"isolation": "strict"}, "isolation='strict' cannot be had here"),
     ],
 )
 async def test_what_cannot_be_held_for_an_ordinary_user_is_refused(
     session_ordinary_user: OrdinaryUser, wanted: dict[str, Any], said: str
 ) -> None:
-    """B97: where this user has no control groups, a limit that was asked for is refused, and nothing runs weaker."""
+    """B97: where this user has no control groups, a limit that nothing else holds is refused, and nothing runs weaker."""
     async with served(session_ordinary_user) as client:
         status = await called(client, "container_runtime_status")
         (embedded,) = [row for row in status["engines"] if row["name"] == "embedded"]
@@ -144,3 +146,28 @@ async def test_what_cannot_be_held_for_an_ordinary_user_is_refused(
         result = await client.call_tool("container_run", {"image": "host", "command": "true", **wanted})
         assert result.is_error
         assert said in result.content[0].text  # type: ignore[union-attr]
+
+
+async def test_limits_of_single_processes_hold_an_ordinary_users_container(
+    session_ordinary_user: OrdinaryUser,
+) -> None:
+    """B97, B124: where this user has no control groups, limits of single processes hold memory and processes, and it is told so."""
+    forks = "ulimit -v; i=0; while [ $i -lt 60 ]; do sleep 60 & i=$((i+1)); done; echo all of them"
+    async with served(session_ordinary_user) as client:
+        status = await called(client, "container_runtime_status")
+        (embedded,) = [row for row in status["engines"] if row["name"] == "embedded"]
+        if embedded.get("cgroup_version"):
+            pytest.skip("this user has control groups of their own")
+        assert any("rlimits" in note for note in embedded["notes"])
+        ran = await called(
+            client, "container_run", image="host", command=["sh", "-c", forks], memory="64m", pids_limit=40
+        )
+        await called(
+            client, "container_run", image="host", command=["sleep", "1000"], memory="64m", detach=True, name="held"
+        )
+        shown = await called(client, "container_inspect", container="held")
+        await called(client, "container_remove", container="held", force=True)
+    assert ran["stdout"].split()[0] == str(64 * 1024)
+    assert "all of them" not in ran["stdout"]
+    assert "fork" in ran["stderr"]
+    assert shown["limits"]["held_by"] == "memory_bytes=rlimit pids_limit=rlimit"

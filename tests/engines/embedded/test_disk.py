@@ -178,6 +178,7 @@ import os, sys
 from pathlib import Path
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import disk
+Path("/proc/self/uid_map").read_text("ascii")  # what that needs is loaded before it can no longer be read
 os.setuid(65534)
 try:
     disk.require(Path("/"), 16 * 1024**2)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import kernel, loops, overlay
+from codomyrmex_containerization.engines.embedded import kernel, loops, overlay, userns
 from codomyrmex_containerization.models import sizes
 
 LEAST_BYTES = 8 * 1024**2
@@ -35,7 +35,7 @@ def require(folder: Path, disk_bytes: int | None) -> None:
             f"disk = {sizes.show(disk_bytes)} cannot be had here.",
             hint=f"give {sizes.show(LEAST_BYTES)} to {sizes.show(most)}, which is what the disk of the data folder holds",
         )
-    if os.geteuid() != 0:
+    if userns.is_inside():
         raise _unsupported("only root may mount a file system of its own for it")
     if not loops.are_there():
         raise _unsupported("this machine has no loop devices (/dev/loop-control)")

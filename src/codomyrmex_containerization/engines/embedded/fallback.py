@@ -7,13 +7,13 @@ Sources: https://man7.org/linux/man-pages/man2/getrlimit.2.html, https://man7.or
 
 from __future__ import annotations
 
-import os
+import resource
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from codomyrmex_containerization.engines.embedded import bandwidth, disk, isolation, limits
+from codomyrmex_containerization.engines.embedded import bandwidth, disk, isolation, limits, userns
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import ContainerSpec, Limits
 
@@ -21,13 +21,16 @@ Held = Literal["cgroup", "rlimit", "filesystem", "no"]
 
 _RLIMITS = {"memory_bytes": "RLIMIT_AS", "pids_limit": "RLIMIT_NPROC"}
 _LINES = {"memory_bytes": "Max address space", "pids_limit": "Max processes"}
-_ALL_USERS = ["0", "0", str(2**32 - 1)]
-_WHAT = {"memory_bytes": "memory (of each process)", "pids_limit": "processes (of each user inside)"}
+_UNLIMITED = 2**64 - 1
+_WHAT = {
+    "memory_bytes": "memory (of each process)",
+    "pids_limit": "processes (of each user inside, in all containers of an ordinary user)",
+}
 
 
 def possible(spec: ContainerSpec, powers: Sequence[str]) -> frozenset[str]:
     """Return the limits that rlimits hold for a container; `powers` are the capabilities that `ALL` means."""
-    if isolation.is_strict(spec) or not _is_root_of_host():
+    if isolation.is_strict(spec) or userns.is_inside():
         return frozenset(_RLIMITS)
     # Root of the host may have as many processes as it likes, and raise its limits with this capability.
     added = {one.upper().removeprefix("CAP_") for one in spec.cap_add}
@@ -48,6 +51,7 @@ def rlimits(record: Record, by_groups: Collection[str]) -> Sequence[Mapping[str,
         value = getattr(record.limits, name)
         if value is None or name in by_groups:
             continue
+        value = min(value, _highest(kind))
         given = found.get(kind, {"soft": value, "hard": value})
         found[kind] = {"type": kind, **{which: min(given[which], value) for which in ("soft", "hard")}}
     return list(found.values())
@@ -67,7 +71,8 @@ def held(record: Record, folder: Path) -> dict[str, Held]:
     lines = _limits_of(pid)
     for name, line in _LINES.items():
         value = getattr(record.limits, name)
-        if found.get(name) == "no" and lines.get(line) == str(value):
+        held_to = lines.get(line, "")
+        if found.get(name) == "no" and held_to.isdigit() and int(held_to) <= value:
             found[name] = "rlimit"
     if record.limits.pids_limit is None and isolation.is_filtered(record.spec):
         found["pids_limit"] = "no"
@@ -93,11 +98,10 @@ def notes(by_groups: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_root_of_host() -> bool:
-    try:
-        return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text("ascii").split() == _ALL_USERS
-    except OSError:
-        return os.geteuid() == 0
+def _highest(kind: str) -> int:
+    """Return up to where this process may set a limit without more powers than an ordinary user's."""
+    hard = resource.getrlimit(getattr(resource, kind))[1]
+    return _UNLIMITED if hard == resource.RLIM_INFINITY else hard
 
 
 def _limits_of(pid: int) -> dict[str, str]:
