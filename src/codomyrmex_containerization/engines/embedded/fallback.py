@@ -23,7 +23,7 @@ _RLIMITS = {"memory_bytes": "RLIMIT_AS", "pids_limit": "RLIMIT_NPROC"}
 _LINES = {"memory_bytes": "Max address space", "pids_limit": "Max processes"}
 _UNLIMITED = 2**64 - 1
 _WHAT = {
-    "memory_bytes": "memory (of each process)",
+    "memory_bytes": "memory (of each process; that one ran out of memory is not told)",
     "pids_limit": "processes (of each user inside, in all containers of an ordinary user)",
 }
 
