@@ -239,16 +239,20 @@ class ContentStore:
         comment: str = "",
         created: datetime | None = None,
         move: bool = False,
+        left_out: frozenset[str] = frozenset(),
     ) -> objects.Image:
         """Make an image of another one, or of nothing, and an overlay's upper folder; None: only the configuration changes.
 
-        The folder is copied, or moved into the store: then nobody may have it mounted or change it any more.
+        The folder is copied, without the paths in `left_out`, or moved into the store: then nobody may have it mounted or change
+        it any more.
         Raises Conflict (the parent is gone, a file changed meanwhile), Unsupported (what no layer can hold), EngineUnavailable.
         """
         with self._index.use():
             layer = None
             if upper is not None:
-                layer = self._intake.move(upper) if move else self._intake.copy(upper, is_overlay=True)
+                layer = (
+                    self._intake.move(upper) if move else self._intake.copy(upper, is_overlay=True, left_out=left_out)
+                )
             return self._made(parent, layer, config, instruction, comment, created)
 
     def _made(

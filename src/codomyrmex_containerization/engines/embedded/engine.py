@@ -24,6 +24,7 @@ from codomyrmex_containerization.engines.embedded import (
     execs,
     files,
     host_image,
+    inside,
     life,
     logs,
     objects,
@@ -51,6 +52,7 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
@@ -294,6 +296,25 @@ class EmbeddedEngine(base.Engine):
     async def update_container(self, container: str, limits: Limits) -> None:
         """Change a container's limits, now and for later starts."""
         await self._call(lambda house: house.update(container, limits), f"changing the limits of {container}")
+
+    async def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name; its neighbours on a network know it by that from its next start on."""
+        await self._call(lambda house: inside.rename(house, container, name), f"renaming {container}")
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        """Read /proc."""
+        return await self._call(lambda house: inside.top(house, container), f"listing the processes of {container}")
+
+    async def changes(self, container: str) -> list[FileChange]:
+        """Compare the overlay's upper folder with the layers."""
+        return await self._call(lambda house: inside.changes(house, container), f"looking for changes in {container}")
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """Make a layer of the overlay's upper folder."""
+        return await self._take(
+            lambda house: inside.commit(house, container, tag=tag, labels=labels, message=message),
+            f"making an image of {container}",
+        )
 
     async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
         """Read the control groups."""

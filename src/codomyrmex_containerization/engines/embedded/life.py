@@ -53,7 +53,6 @@ from codomyrmex_containerization.models.container import (
 )
 from codomyrmex_containerization.models.details import NetworkAttachment
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 _OTHERS = "use docker or podman"
 _PASSAGES = Path("/run/codomyrmex-containerization-strict")
@@ -186,10 +185,7 @@ class House:
             idmaps.require(self.folders.data)
         image = self.image(spec.image)
         name = (spec.name or "").removeprefix("/") or self.containers.new_name()
-        if not _NAME.match(name):
-            raise errors.InvalidArgument(
-                f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
-            )
+        state.require_name(name)
         self._require_limits(spec.limits)
         networks = self._networks_of(spec)
         record = Record(

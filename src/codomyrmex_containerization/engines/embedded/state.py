@@ -41,6 +41,7 @@ _LOCK = "lock"
 _GONE = ".gone-"
 _DAMAGED = f"{_FILE}.damaged"
 _BESIDE = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]+\Z")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ID_LENGTH = 64
 _SUFFIX_BYTES = 2
 _STAT_BYTES = 4096
@@ -453,6 +454,14 @@ def sweep_beside(folder: Path) -> int:
                     os.unlink(one.path)
                     count += 1
     return count
+
+
+def require_name(name: str) -> None:
+    """Raise InvalidArgument for what is no container's name."""
+    if not _NAME.match(name):
+        raise errors.InvalidArgument(
+            f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
+        )
 
 
 def new_id() -> str:
