@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.models.container import ContainerSpec, Mount
 from codomyrmex_containerization.models.inside import FileChange
 from tests.engines.contract import FOREVER, LABELS, Bench, behaviour, eventually, raises
@@ -244,9 +246,7 @@ async def container_is_written_with_its_state_and_made_again(bench: Bench) -> No
     assert await bench.engine.wait_container(again) == 5
 
 
-async def _imported(bench: Bench, path: base.Path, spec: ContainerSpec, *, name: str) -> str:
-    from dataclasses import replace
-
+async def _imported(bench: Bench, path: Path, spec: ContainerSpec, *, name: str) -> str:
     made = await bench.engine.import_container(path, replace(spec, name=name))
     bench._containers.append(made)
     return made

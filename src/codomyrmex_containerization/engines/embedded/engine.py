@@ -21,6 +21,7 @@ from codomyrmex_containerization.engines import base, cgroups, host_files, proce
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
+    container_files,
     execs,
     files,
     host_image,
@@ -550,8 +551,15 @@ class EmbeddedEngine(base.Engine):
 
         return await self._take(import_, f"importing {source.name}")
 
-    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
-        """Make a tar of a container's own layers, without what is mounted on them."""
+    async def export_container(
+        self,
+        container: str,
+        target: Path,
+        *,
+        format: ExportFormat = "rootfs",
+        passed: base.Passed = lambda count: None,
+    ) -> int:
+        """Make a tar of a container's own layers, without what is mounted on them, or of all that is its own."""
         stopped = False
 
         def pieces(given: Iterator[bytes]) -> Iterator[bytes]:
@@ -564,6 +572,12 @@ class EmbeddedEngine(base.Engine):
             record = house.look(container)
             if record.image.id == host_image.ID:
                 raise _is_this_machine(f"Container {record.name}")
+            if format == "state":
+                with host_files.folder_of(target) as folder, _named(folder, target.parent) as path:
+                    container_files.write(
+                        house, record.id, path / target.name, passed=passed, is_stopped=lambda: stopped
+                    )
+                    return host_files.size(target.name, folder)
             return _in_own_tree(
                 house,
                 record,
@@ -574,6 +588,26 @@ class EmbeddedEngine(base.Engine):
             return await self._take(export, f"exporting {container}")
         finally:
             stopped = True
+
+    async def stored_container(self, source: Path) -> StoredContainer:
+        """Read what an archive says of its container."""
+
+        def look(house: life.House) -> StoredContainer:
+            with host_files.source(source) as held, _named(held, source) as path:
+                return container_files.look(house, path)
+
+        return await self._take(look, f"reading {source.name}")
+
+    async def import_container(
+        self, source: Path, spec: ContainerSpec, *, passed: base.Passed = lambda count: None
+    ) -> str:
+        """Make a container of an archive's image and layer."""
+
+        def make(house: life.House) -> str:
+            with host_files.source(source) as held, _named(held, source) as path:
+                return container_files.make(house, path, spec)
+
+        return await self._take(make, f"importing {source.name}")
 
     async def _take(self, function: Callable[[life.House], T], what: str) -> T:
         """Do what takes as long as it takes."""

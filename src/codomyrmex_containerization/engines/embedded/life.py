@@ -177,8 +177,8 @@ class House:
 
     # ------------------------------------------------------------------------------------------------------------- made
 
-    def create(self, spec: ContainerSpec) -> Record:
-        """Enter a container. What cannot be honoured is refused, never left out."""
+    def create(self, spec: ContainerSpec, *, upper: Path | None = None) -> Record:
+        """Enter a container, with what is in `upper` as its own files. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
         spec = isolation.completed(spec, enforceable=self.found.limits)
         if isolation.is_strict(spec):
@@ -205,7 +205,7 @@ class House:
         self._require_free(name)
         made: list[str] = []
         try:
-            record = self.containers.add(replace(record, mounts=self._mount_points(record, made)))
+            record = self.containers.add(replace(record, mounts=self._mount_points(record, made)), upper=upper)
         except BaseException:
             for volume in made:
                 with suppress(errors.ContainerizationError):

@@ -267,16 +267,21 @@ class Containers:
         write_whole(path, _adapter().dump_json(record, exclude_defaults=True))
         return record
 
-    def add(self, record: Record) -> Record:
-        """Enter a new container, under its name. Raises Conflict (name taken)."""
+    def add(self, record: Record, *, upper: Path | None = None) -> Record:
+        """Enter a new container, under its name, with what is in `upper`, which is moved. Raises Conflict (name taken)."""
         with self._naming():
             self._take_name(record.name, record.id)
             folder = self.folder(record.id)
             try:
                 folder.mkdir(mode=0o700)
+                if upper is not None:
+                    upper.rename(folder / "upper")
                 return self.write(record)
             except BaseException as error:
                 self._free_name(record.name)
+                with suppress(OSError):
+                    if upper is not None:
+                        (folder / "upper").rename(upper)
                 with suppress(OSError):
                     folder.rmdir()
                 if isinstance(error, OSError):
@@ -314,7 +319,7 @@ class Containers:
             known = set(self.ids())
             whole = {id for id in known if any((self.folder(id) / one).exists() for one in (_FILE, _DAMAGED))}
             for name in os.listdir(self._names):
-                if self._id_of(name) not in whole:
+                if self._id_of(name) not in whole or self._is_former(name):
                     self._free_name(name)
         for id in whole:
             sweep_beside(self.folder(id))
@@ -394,6 +399,14 @@ class Containers:
             return os.readlink(self._names / name)
         except (OSError, ValueError):
             return None
+
+    def _is_former(self, name: str) -> bool:
+        """Whether a name leads to a container that is called otherwise: who renamed it did not live to free the old one, or to tell."""
+        id = self._id_of(name)
+        try:
+            return id is not None and self.read(id).name != name
+        except errors.NotFound:
+            return False
 
     def _take_name(self, name: str, id: str) -> None:
         while True:

@@ -223,7 +223,8 @@ class PodmanEngine(docker_engine.DockerEngine):
 
     async def changes(self, container: str) -> list[FileChange]:
         """GET /containers/ID/changes, without the folder in which Podman makes files of its own at every start."""
-        found = await super().changes(container)
+        # Asked by a name, it would take an image's as well.
+        found = await super().changes((await self.inspect_container(container)).id)
         is_own = not any(one.path.startswith("/etc/") for one in found)
         return [one for one in found if not (is_own and one == FileChange("changed", "/etc"))]
 
