@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
@@ -68,17 +69,18 @@ def test_container_goes_through_a_file(engine: EmbeddedEngine, tmp_path: Path, m
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     script = "test -e /been && cat /been; echo before > /been"
-    ran = cxc("run", "--engine", "embedded", "--keep", "--name", "shop", embedded.IMAGE, "sh", "-c", script)
+    ran = cxc("run", "--keep", "--name", "shop", embedded.IMAGE, "sh", "-c", script)
     assert ran.status == 0, ran.stderr
-    written = cxc("export", "--engine", "embedded", "--format", "state", "shop", "shop.tar")
+    written = cxc("export", "--format", "state", "shop", "shop.tar")
     assert written.status == 0, written.stderr
     assert "not in it: its log" in written.stdout
-    made = cxc("import", "--engine", "embedded", "shop.tar", "shop-2")
+    made = cxc("import", "shop.tar", "shop-2")
     assert (made.status, made.stdout) == (0, "shop-2\n"), made.stderr
-    assert cxc("start", "--engine", "embedded", "shop-2", "--yes").status == 0
-    assert cxc("logs", "--engine", "embedded", "--follow", "shop-2").stdout == "before\n"
-    assert cxc("import", "--engine", "embedded", "shop.tar").status == 4
-    plain = cxc("export", "--engine", "embedded", "shop", "root.tar")
+    assert cxc("start", "shop-2", "--yes").status == 0
+    assert anyio.run(engine.wait_container, "shop-2") == 0
+    assert cxc("logs", "shop-2").stdout == "before\n"
+    assert cxc("import", "shop.tar").status == 4
+    plain = cxc("export", "shop", "root.tar")
     assert "rootfs" in plain.stdout, plain.stderr
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from codomyrmex_containerization.dispatch import runs
+from codomyrmex_containerization.engines import guard
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from tests import embedded
 from tests.backends import DockerCommandLine
@@ -237,6 +239,14 @@ async def test_container_is_exported_with_its_state_and_imported(embedded_house:
     lines = (await embedded_house.ok("container_logs", container="shop"))["lines"]
     assert [line["text"] for line in lines] == ["before"]
     await embedded_house.ok("container_remove", container="shop")  # it is this run's own
+
+
+async def test_imported_container_is_nobodys_leftover_though_it_was_never_started(embedded_house: House) -> None:
+    await exported(embedded_house)
+    await embedded_house.ok("container_import", path="shop.tar")
+    (row,) = await embedded_house.engine.list_containers(all=True)
+    assert (row.status, row.labels[guard.LABEL_LIFETIME]) == ("created", "imported")
+    assert not runs._is_call_leftover(row)
 
 
 async def test_import_under_another_name_leaves_the_first_alone(embedded_house: House) -> None:

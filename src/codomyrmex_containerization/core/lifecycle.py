@@ -123,7 +123,7 @@ async def import_container(
     Raises NotFound, InvalidArgument (damaged, hostile), Conflict (name taken), Refused, Unsupported.
     """
     stored = await engine.stored_container(source)
-    spec = replace(stored.spec, name=name or stored.name, lifetime="detached")
+    spec = replace(stored.spec, name=name or stored.name, lifetime="imported")
     id = await archives.watched(
         progress,
         f"importing {source.name}",

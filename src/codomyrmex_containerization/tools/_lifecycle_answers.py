@@ -96,6 +96,8 @@ class CommitAnswer(Answer):
 class ContainerImportAnswer(Answer):
     """A container that was made of an archive; `left_out` is what it had and the archive does not hold."""
 
+    cuttable: ClassVar[Mapping[str, Keep]] = {"mounts": "first", "left_out": "first"}
+
     id: str
     container: str
     state: str

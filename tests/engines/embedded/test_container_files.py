@@ -396,6 +396,11 @@ UNKNOWN = {
         settings(spec={"mounts": [{"type": "bind", "source": "/", "target": "/h", "propagation": "shared"}]}),
         errors.Unsupported,
     ),
+    "a wall that it was not written with": (settings(spec={"isolation": "strict"}), errors.Unsupported),
+    "more mounts than can be read": (
+        settings(spec={"mounts": [{"type": "tmpfs", "target": f"/{number}"} for number in range(101)]}),
+        errors.InvalidArgument,
+    ),
     "no specification": (settings(spec={"image": None}), errors.InvalidArgument),
     "a number for a name": (settings(name=7), errors.InvalidArgument),
     "no image": (settings(image_id="host"), errors.InvalidArgument),

@@ -20,6 +20,7 @@ from codomyrmex_containerization.engines.embedded import (
     content_members,
     content_out,
     inside,
+    isolation,
     layer_pack,
     layer_streams,
     layer_tar,
@@ -38,6 +39,7 @@ _CONTAINER = "container.json"
 _LAYER = "layer.tar"
 _DIGESTS = "digests.json"
 _IMAGE = "image/"
+_MOST_MOUNTS = 100  # so many that a person who is asked about them can read
 Passed = Callable[[int], None]
 
 
@@ -154,6 +156,11 @@ def make(house: life.House, path: Path, spec: ContainerSpec) -> str:
 
     Nothing is there before all of it was found to be right. Raises what `look` and `House.create` raise.
     """
+    if isolation.is_strict(spec):
+        raise errors.Unsupported(
+            "A container with isolation='strict' has no files of its own to be imported.",
+            hint="run its image with isolation='strict' (embedded)",
+        )
     images = house.images
     with (
         images.receiving() as stage,
@@ -207,6 +214,8 @@ def _spec(raw: object) -> ContainerSpec:
         spec = _adapter().validate_python(raw)
     except ValueError as error:
         raise _bad("its container.json describes no container") from error
+    if len(spec.mounts) > _MOST_MOUNTS:
+        raise _bad(f"it has more than {_MOST_MOUNTS} mounts")
     if not _is_all_of(raw, _adapter().dump_python(spec, mode="json")):
         raise errors.Unsupported(
             "The archive's container has properties that are not known here, or not in this form.",
