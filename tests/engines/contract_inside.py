@@ -231,7 +231,7 @@ async def committing_who_is_not_there_makes_nothing(bench: Bench) -> None:
 # ----------------------------------------------------------------------------------------------------------- the state
 
 
-@behaviour("containers as files", "container_state")
+@behaviour("archives", "container_state")
 async def container_is_written_with_its_state_and_made_again(bench: Bench) -> None:
     """A container is written to a file with its state and made of it again, not started"""
     made = await bench.ended("test -e /root/been && exit 5; echo x > /root/been", name=bench.fresh())
