@@ -448,6 +448,31 @@ async def test_folder_that_the_container_itself_changed_is_told(machines: Machin
     assert [(one.kind, one.path) for one in await machines.here.changes(made)] == [("changed", "/etc")]
 
 
+async def test_processes_of_a_strict_container_have_the_users_inside(machines: Machines) -> None:
+    for user in ("0", "65534"):
+        spec = ContainerSpec(machines.image, command=("sleep", "9999"), user=user, isolation="strict")
+        made = await machines.here.create_container(spec)
+        await machines.here.start_container(made)
+        rows = await machines.here.top(made)
+        assert {row.user for row in rows} == {"root" if user == "0" else user}
+        assert all(Path(f"/proc/{row.pid}").exists() for row in rows)
+
+
+async def test_container_with_a_damaged_record_is_compared_with_nothing(machines: Machines) -> None:
+    made = await machines.written()
+    (machines.here.house.containers.folder(made) / "container.json").write_text("{")
+    for call in (
+        machines.here.changes(made),
+        machines.here.rename_container(made, "other"),
+        machines.here.commit_container(made, tag="localhost/never:1", labels={}),
+        machines.here.export_container(made, machines.folder / "sent.tar", format="state"),
+    ):
+        with pytest.raises(errors.NotFound, match="damaged"):
+            await call
+    with pytest.raises(errors.Conflict):
+        await machines.here.top(made)
+
+
 async def test_renamed_container_keeps_its_name_after_a_crash_in_between(machines: Machines) -> None:
     """SPEC B100."""
     made = await machines.written(name="before")

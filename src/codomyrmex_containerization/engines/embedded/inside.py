@@ -67,7 +67,10 @@ def top(house: life.House, text: str) -> list[ProcessRow]:
 
 def changes(house: life.House, text: str) -> list[FileChange]:
     """List what a container has changed, as of now. Raises NotFound, EngineUnavailable, Unsupported (too deep)."""
-    return list(written(house, house.look(text)).changes)
+    record = house.look(text)
+    if record.status == "dead":  # of which image it was nobody knows
+        record = house.containers.read(record.id)
+    return list(written(house, record).changes)
 
 
 def written(house: life.House, record: Record) -> Written:
