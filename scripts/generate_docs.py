@@ -69,9 +69,12 @@ def summary(text: str | None) -> str:
 _ASKS_FOR_OTHERS = 'may destroy; with `policy.foreign = "ask"` asks first'
 _ASKS = {
     "container_control": _ASKS_FOR_OTHERS,
+    "container_commit": "may destroy: asks before it takes a name from another image",
     "container_copy": "may destroy: asks before it overwrites a host file",
     "container_exec": _ASKS_FOR_OTHERS,
     "container_export": "may destroy: asks before it overwrites a host file",
+    "container_import": "may destroy: asks before it mounts what is this machine's",
+    "container_rename": "may destroy: asks unless this run created the container",
     "container_update": _ASKS_FOR_OTHERS,
     "image_import": "may destroy: asks before it takes a name from another image",
     "image_load": "may destroy: asks before it takes a name from another image",
@@ -282,6 +285,26 @@ _OWN_ERRORS: dict[str, dict[str, str]] = {
     },
     "container_remove": {"conflict": "it runs and `force` is not given, or its state changed since the question"},
     "container_export": {"refused": "a host path that the policy does not allow", "conflict": "`path` is a folder"},
+    "container_rename": {
+        "conflict": "the name is taken, or is its own",
+        "refused": "the container is not this server's and the policy would refuse to create it",
+    },
+    "container_top": {"conflict": "the container does not run"},
+    "container_diff": {
+        "cursor_mismatch": "the cursor belongs to other arguments",
+        "invalid_argument": "`path` is not absolute",
+    },
+    "container_commit": {
+        "refused": "the container is not this server's and the policy would refuse to create it",
+        "conflict": "it is about to run again, or changed meanwhile",
+        "unsupported": "it cannot be paused here, or its files are this machine's",
+    },
+    "container_import": {
+        "refused": "a host path, or what the container asks for, that the policy does not allow",
+        "invalid_argument": "no archive of a container, damaged or hostile",
+        "conflict": "the name is taken",
+        "unsupported": "the engine makes no containers of archives, or the archive asks for what is not known here",
+    },
     "container_update": {
         "invalid_argument": "nothing is to be changed, or a limit that the engine cannot set",
         "refused": "the container is not this server's and the policy would refuse to create it",

@@ -172,8 +172,23 @@ PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "container_update": {
         "container": _CONTAINERS, "memory": ("64m", 67108864), "cpus": (0.5,), "pids_limit": (50,),
     },
+    "container_rename": {
+        "container": ("precious", "fuzz-a", "fuzz-c"), "name": ("fuzz-a", "fuzz-c", "precious", "precious-2"),
+        "confirm_token": ("A" * 16,),
+    },
+    "container_top": {"container": _CONTAINERS, "limit": (1, 500)},
+    "container_diff": {"container": _CONTAINERS, "path": ("/etc", "etc", "/none"), "limit": (1, 500)},
+    "container_commit": {
+        "container": _CONTAINERS, "tag": ("localhost/fuzz-a:6", "localhost/precious:1"), "message": (SECRET,),
+        "confirm_token": ("A" * 16,),
+    },
+    "container_import": {
+        "path": ("./root.tar", "./image.tar", "../outside/file", "~/.ssh"), "name": ("fuzz-d", "precious"),
+        "confirm_token": ("A" * 16,),
+    },
     "container_events": {"since": ("1m",), "filters": ({"container": "precious"}, {"type": "image"}), "follow_seconds": _SOON},
 }  # fmt: skip
+ELSEWHERE = frozenset({"container_import"})  # on another engine than this one
 REQUIRED = {
     name: [field for field, info in spec.arguments.model_fields.items() if info.is_required()]
     for name, spec in application.tools().items()
@@ -302,7 +317,7 @@ async def test_server_outlives_fuzzed_calls_and_none_of_them_opens_a_door(treasu
     assert codes["success"] >= 100, codes
     assert codes["refused"] >= 50, codes
     assert codes["confirmation_required"] >= 20, codes
-    assert not [tool for tool in PLAUSIBLE if not by_tool[tool]], by_tool
+    assert not [tool for tool in PLAUSIBLE.keys() - ELSEWHERE if not by_tool[tool]], by_tool
 
 
 def test_every_tool_and_argument_is_fuzzed() -> None:

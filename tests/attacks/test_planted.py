@@ -99,6 +99,14 @@ def _calls(given: str) -> dict[str, list[dict[str, Any]]]:
             {"container": CONTAINER, "path": f"../{given}.tar"},
             {"container": lost, "path": "out.tar"},
         ],
+        "container_rename": [{"container": CONTAINER, "name": f"n{given}"}, {"container": lost, "name": "none"}],
+        "container_top": [{"container": CONTAINER}, {"container": lost}],
+        "container_diff": [{"container": CONTAINER}, {"container": CONTAINER, "path": f"/{given}"}],
+        "container_commit": [
+            {"container": CONTAINER, "tag": IMAGE, "message": given},
+            {"container": lost, "tag": "localhost/none"},
+        ],
+        "container_import": [{"path": f"../{given}"}, {"path": "none.tar", "name": f"n{given}"}],
         "container_update": [{"container": CONTAINER, "memory": given}, {"container": lost, "cpus": 1}],
         "engine_prune": [{"kind": "images"}, {"kind": lost}],
     }

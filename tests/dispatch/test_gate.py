@@ -53,6 +53,11 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "image_import": ({"path": ".", "tag": "y"}, "destroy"),
     "container_export": ({"container": "x", "path": "./b"}, "destroy"),
     "container_update": ({"container": "x", "memory": "64m"}, "destroy"),
+    "container_rename": ({"container": "x", "name": "yy"}, "destroy"),
+    "container_top": ({"container": "x"}, "read"),
+    "container_diff": ({"container": "x"}, "read"),
+    "container_commit": ({"container": "x", "tag": "y"}, "destroy"),
+    "container_import": ({"path": "."}, "destroy"),
 }
 PROPERTIES = "wrong and random arguments, without an engine"
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")

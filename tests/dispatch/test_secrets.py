@@ -301,6 +301,28 @@ async def updating(house: House, world: World, monkeypatch: pytest.MonkeyPatch) 
     await house.call("container_update", container=world.container, memory=world.in_env)
 
 
+async def lifecycle(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_words, in_message, in_file = secret("Words"), secret("Message"), secret("FileName")
+    command = ["sh", "-c", f"> /api-token={in_file}; true --password={in_words}; sleep 60"]
+    made = await house.ok("container_run", image=world.image, command=command, detach=True)
+    name, tag = f"cxc-{store_name()}", f"localhost/{store_name()}"
+    await house.ok("container_rename", container=made["name"], name=name)
+    await house.fails("confirmation_required", "container_rename", container=world.container, name=world.in_env)
+    await house.call("container_rename", container=name, name=world.in_env)
+    assert (await house.ok("container_top", container=world.in_env))["total"] >= 1
+    assert (await house.ok("container_diff", container=world.in_env))["total"] >= 1
+    await house.ok("container_diff", container=world.container, path=f"/{world.in_label}")
+    message = f"password={in_message}"
+    await house.ok("container_commit", container=world.in_env, tag=tag, message=message)
+    await house.fails("invalid_argument", "container_commit", container=world.in_env, tag=f"{tag}:-{world.in_label}")
+    await house.ok("image_inspect", image=tag)
+    await house.ok("image_remove", image=tag)
+    Path("broken.tar").write_bytes(message.encode())
+    await house.fails("unsupported", "container_import", path="broken.tar", name=world.in_label)
+    await house.ok("container_remove", container=world.in_env, force=True)
+    assert_kept(house, in_words, in_message, in_file)
+
+
 async def happenings(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await house.ok("container_run", image=world.image, command="sleep 60", detach=True)
     said = ["sh", "-c", f"echo password={world.in_env}; true {world.in_label}"]
@@ -333,6 +355,9 @@ SCENARIOS: dict[str, Scenario] = {
     "container_events": happenings,
     **dict.fromkeys(("image_save", "image_load", "image_import", "container_export"), archived),
     "container_update": updating,
+    **dict.fromkeys(
+        ("container_rename", "container_top", "container_diff", "container_commit", "container_import"), lifecycle
+    ),
 }
 
 

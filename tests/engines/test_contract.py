@@ -21,6 +21,7 @@ from tests.engines import (  # noqa: F401  each part enters its behaviours
     contract_faults,
     contract_files,
     contract_images,
+    contract_inside,
     contract_output,
     contract_storage,
     contract_table,

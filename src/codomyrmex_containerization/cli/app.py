@@ -15,6 +15,7 @@ from codomyrmex_containerization import __version__, errors
 from codomyrmex_containerization.cli import (
     commands,
     entry,
+    lifecycle_commands,
     local_commands,
     object_commands,
     options,
@@ -28,7 +29,7 @@ PROGRAM = "cxc"
 DISTRIBUTION = "codomyrmex-containerization"
 
 # In the order of the help.
-TABLE: tuple[entry.ToolCommand, ...] = (*commands.TABLE, *object_commands.TABLE)
+TABLE: tuple[entry.ToolCommand, ...] = (*commands.TABLE, *object_commands.TABLE, *lifecycle_commands.TABLE)
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141

@@ -57,7 +57,7 @@ class ToolCommand:
 
     `params` are named as the tool's arguments, so that most need no `to_arguments`; `fixed` are arguments that the command's name implies.
     `each` is the argument that may be given several times: one call for each. `own_errors` is the exit status of errors before the call
-    (None: by the error's code).
+    (None: by the error's code). `on_demand`: the tool is offered for this command, whatever toolsets are.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ToolCommand:
     each: str = ""
     interspersed: bool = True
     own_errors: int | None = None
+    on_demand: bool = False
 
 
 # ------------------------------------------------------------------------------------------------- options of an entry
@@ -138,6 +139,8 @@ def carry_out(entry: ToolCommand, values: Values, given: options.Given, known: w
     """Call the tool, once or for each of several objects, and show what it answered. Raises what comes up before the first call."""
     to = Screen(json=given.json)
     plain = {**entry.to_arguments(values), **entry.fixed}
+    if entry.on_demand:
+        given.settings["tools"] = [*given.settings.get("tools", ()), entry.tool]
     calls = [plain] if not entry.each else [{**plain, entry.each: one} for one in dict.fromkeys(values[entry.each])]
 
     async def work(application: Application) -> list[Outcome]:

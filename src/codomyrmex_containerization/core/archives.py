@@ -19,6 +19,7 @@ from codomyrmex_containerization.core.containers import Progress
 from codomyrmex_containerization.engines import base, guard, host_files
 from codomyrmex_containerization.models import reference, sizes
 from codomyrmex_containerization.models.image import ImageState
+from codomyrmex_containerization.models.inside import ExportFormat
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.engines.embedded import layer_tar
@@ -60,13 +61,13 @@ async def plan_load(engine: guard.GuardedEngine, source: Path, tag: str | None) 
         )
     finally:
         stopped = True
-    return await _plan(engine, [*names, *([tag] if tag is not None else [])], f"{path}:{_seen(path)}")
+    return await plan_names(engine, [*names, *([tag] if tag is not None else [])], f"{path}:{seen(path)}")
 
 
 async def plan_import(engine: guard.GuardedEngine, source: Path, tag: str) -> LoadPlan | None:
     """Say whether the name would be taken from an image of others; None when it would not. Raises InvalidArgument, Refused."""
     path = engine.resolve_path(source, purpose="a root file system")
-    return await _plan(engine, [tag], f"{path}:{_seen(path)}")
+    return await plan_names(engine, [tag], f"{path}:{seen(path)}")
 
 
 async def load(
@@ -77,8 +78,8 @@ async def load(
     Raises NotFound, InvalidArgument (damaged; several images and a tag), Refused, Unsupported.
     """
     path = engine.resolve_path(source, purpose="an archive of images")
-    names = await _watched(
-        progress, f"loading {path.name}", _size(path), lambda passed: engine.load_image(path, passed=passed)
+    names = await watched(
+        progress, f"loading {path.name}", size(path), lambda passed: engine.load_image(path, passed=passed)
     )
     made = {state.id: state for state in [await engine.inspect_image(name) for name in names]}
     if not made:
@@ -100,16 +101,17 @@ async def load(
 async def import_root(engine: guard.GuardedEngine, source: Path, tag: str, *, progress: Progress) -> ImageState:
     """Make an image of a root file system, a tar or a folder. Raises NotFound, InvalidArgument, Refused, Unsupported."""
     path = engine.resolve_path(source, purpose="a root file system")
-    id = await _watched(
+    id = await watched(
         progress,
         f"importing {path.name}",
-        _size(path),
+        size(path),
         lambda passed: engine.import_image(path, tag=tag, labels={}, passed=passed),
     )
     return await engine.inspect_image(id)
 
 
-async def _plan(engine: guard.GuardedEngine, names: Sequence[str], about: str) -> LoadPlan | None:
+async def plan_names(engine: guard.GuardedEngine, names: Sequence[str], about: str) -> LoadPlan | None:
+    """Say which names would be taken from images of others; None when that is none. Raises InvalidArgument (a reserved one)."""
     lost, state = [], []
     for name in dict.fromkeys(names):
         if engine.endpoint.kind == "embedded" and name == _THIS_MACHINE:
@@ -129,7 +131,8 @@ async def _plan(engine: guard.GuardedEngine, names: Sequence[str], about: str) -
     return LoadPlan(tuple(lost), "\0".join([about, *state])) if lost else None
 
 
-def _seen(path: Path) -> str:
+def seen(path: Path) -> str:
+    """Return by what a file is known to be the same one, unchanged."""
     try:
         found = path.stat()
     except OSError:
@@ -137,7 +140,8 @@ def _seen(path: Path) -> str:
     return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
 
 
-def _size(path: Path) -> int | None:
+def size(path: Path) -> int | None:
+    """Return the bytes of a file; None for what is none."""
     with suppress(OSError):
         found = path.stat()
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -308,7 +312,7 @@ async def save(
 
     Raises NotFound with the nearest names, Conflict (a folder is there), Refused (the path), Unsupported (the format).
     """
-    return await _watched(
+    return await watched(
         progress,
         f"saving {image}",
         None,
@@ -316,10 +320,21 @@ async def save(
     )
 
 
-async def export(engine: guard.GuardedEngine, container: str, target: Path, *, name: str, progress: Progress) -> int:
-    """Write a container's root file system to a tar; return how many bytes that has. Raises as `save`."""
-    return await _watched(
-        progress, f"exporting {name}", None, lambda passed: engine.export_container(container, target, passed=passed)
+async def export(
+    engine: guard.GuardedEngine,
+    container: str,
+    target: Path,
+    *,
+    name: str,
+    format: ExportFormat,
+    progress: Progress,
+) -> int:
+    """Write a container's root file system, or all that is its own, to a tar; return how many bytes that has. Raises as `save`."""
+    return await watched(
+        progress,
+        f"exporting {name}",
+        None,
+        lambda passed: engine.export_container(container, target, format=format, passed=passed),
     )
 
 
@@ -332,7 +347,7 @@ def named_or_id(image: str, found_id: str, tags: Sequence[str]) -> str:
     return found_id
 
 
-async def _watched(progress: Progress, what: str, total: int | None, work: Callable[[base.Passed], Awaitable[T]]) -> T:
+async def watched(progress: Progress, what: str, total: int | None, work: Callable[[base.Passed], Awaitable[T]]) -> T:
     """Do the work and tell, again and again, how far it is."""
     count = 0
 

@@ -275,7 +275,9 @@ async def _is_made_by(engine: guard.GuardedEngine, image: str, instruction: str)
 async def _wears_labels_of_its_image(engine: guard.GuardedEngine, id: str) -> bool:
     try:
         state = await engine.inspect_container(id)
-        return guard.LABEL_RUN in (await engine.inspect_image(state.image_id)).labels
+        # An image that we committed wears the label without a run: what is made of it has its own.
+        of_image = (await engine.inspect_image(state.image_id)).labels.get(guard.LABEL_RUN)
+        return of_image is not None and of_image == state.labels.get(guard.LABEL_RUN)
     except errors.NotFound:
         return True
 

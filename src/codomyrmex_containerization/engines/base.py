@@ -35,12 +35,14 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
 T = TypeVar("T")
 
 ArchiveFormat = Literal["docker-archive", "oci-archive", "oci"]
+STATE_ELSEWHERE = "only the embedded engine writes containers to files with their state, and makes them of such"
 Passed = Callable[[int], None]  # is told, in a thread, how many bytes have gone by so far
 
 
@@ -175,6 +177,25 @@ class Engine(ABC):
         """Remove a container. Raises NotFound, Conflict (running and not forced)."""
 
     @abstractmethod
+    async def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name. Raises NotFound, Conflict (name taken, or its own), InvalidArgument (no name)."""
+
+    @abstractmethod
+    async def top(self, container: str) -> list[ProcessRow]:
+        """List the processes of a container that runs. Raises NotFound, Conflict (not running)."""
+
+    @abstractmethod
+    async def changes(self, container: str) -> list[FileChange]:
+        """List by path what a container's writable layer changes of its image, without what is mounted. Raises NotFound."""
+
+    @abstractmethod
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """Make an image of a container as it is, name it, label it beside its own labels and return its id.
+
+        One that runs is paused meanwhile. Raises NotFound, Conflict (it changed meanwhile), Unsupported (what is no image).
+        """
+
+    @abstractmethod
     def container_logs(
         self, container: str, query: LogQuery, *, tty: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputFrame]]:
@@ -249,12 +270,35 @@ class Engine(ABC):
         """
         raise self._no_archives("make an image of a root file system")
 
-    async def export_container(self, container: str, target: Path, *, passed: Passed = lambda count: None) -> int:
-        """Write a container's root file system, without what is mounted in it, to a tar; return how many bytes that has.
+    async def export_container(
+        self,
+        container: str,
+        target: Path,
+        *,
+        format: ExportFormat = "rootfs",
+        passed: Passed = lambda count: None,
+    ) -> int:
+        """Write a container to a tar, without what is mounted in it; return how many bytes that has.
 
-        Raises NotFound, Conflict (a folder is there).
+        `rootfs` is its root file system. `state` is all that `import_container` needs to have it elsewhere: what it was made
+        with, its image, its writable layer; one that runs is paused meanwhile.
+        Raises NotFound, Conflict (a folder is there), Unsupported (the format).
         """
         raise self._no_archives("export a container")
+
+    async def stored_container(self, source: Path) -> StoredContainer:
+        """Say what the archive of a container holds. Raises NotFound, InvalidArgument (damaged, hostile), Unsupported."""
+        raise self._no_state("read the archive of a container")
+
+    async def import_container(self, source: Path, spec: ContainerSpec, *, passed: Passed = lambda count: None) -> str:
+        """Make a container, not started, of an archive's image and layer, but by this specification, whose image is left aside.
+
+        Raises NotFound (no such file; a network), InvalidArgument (damaged, hostile), Conflict (name taken), Unsupported.
+        """
+        raise self._no_state("make a container of an archive")
+
+    def _no_state(self, what: str) -> errors.Unsupported:
+        return errors.Unsupported(f"{self.name} cannot {what}: {STATE_ELSEWHERE}.", hint="use engine='embedded'")
 
     def _no_archives(self, what: str) -> errors.Unsupported:
         return errors.Unsupported(

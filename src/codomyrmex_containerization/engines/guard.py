@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
@@ -180,6 +181,9 @@ class GuardedEngine(base.Engine):
 
     async def create_container(self, spec: ContainerSpec) -> str:
         """Judge, label, create, remember. Raises Refused beside the engine's own errors."""
+        return await self._created(spec, self._engine.create_container)
+
+    async def _created(self, spec: ContainerSpec, create: Callable[[ContainerSpec], Awaitable[str]]) -> str:
         spec = replace(spec, isolation=spec.isolation or self._isolation)
         policy.judge_container(spec, self._rules)
         mounts, seen = self._resolve_mounts(spec.mounts)
@@ -187,9 +191,7 @@ class GuardedEngine(base.Engine):
         seen += await self._judge_volumes(spec.mounts)
         self._ledger.creating(self.name)
         try:
-            id = await self._engine.create_container(
-                replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)})
-            )
+            id = await create(replace(spec, mounts=mounts, labels={**spec.labels, **self._labels(spec.lifetime)}))
         except (errors.DeadlineExceeded, errors.EngineUnavailable):
             raise  # the engine may make it yet
         except errors.ContainerizationError:
@@ -356,10 +358,36 @@ class GuardedEngine(base.Engine):
             self.image_built(id)
         return id
 
-    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
+    async def export_container(
+        self,
+        container: str,
+        target: Path,
+        *,
+        format: ExportFormat = "rootfs",
+        passed: base.Passed = lambda count: None,
+    ) -> int:
         """Judge the path and export. Raises Refused beside the engine's own errors."""
         path = self.resolve_new_path(target, purpose="the archive of a container")
-        return await self._engine.export_container(container, path, passed=passed)
+        return await self._engine.export_container(container, path, format=format, passed=passed)
+
+    async def stored_container(self, source: Path) -> StoredContainer:
+        """Judge the path and read. Raises Refused beside the engine's own errors."""
+        path = self.resolve_path(source, purpose="the archive of a container")
+        stored = await self._engine.stored_container(path)
+        self._redactor.learn_named({**stored.spec.env, **stored.spec.labels})
+        return stored
+
+    async def import_container(
+        self, source: Path, spec: ContainerSpec, *, passed: base.Passed = lambda count: None
+    ) -> str:
+        """Judge the path, and the specification as any that a container is created by. Raises Refused beside the engine's own errors."""
+        path = self.resolve_path(source, purpose="the archive of a container")
+        before = await self._image_ids()
+        id = await self._created(spec, lambda judged: self._engine.import_container(path, judged, passed=passed))
+        image = (await self._engine.inspect_container(id)).image_id
+        if image not in before:
+            self.image_built(image)
+        return id
 
     async def _image_ids(self) -> set[str]:
         return {row.id for row in await self._engine.list_images()}
@@ -379,6 +407,25 @@ class GuardedEngine(base.Engine):
 
     async def update_container(self, container: str, limits: Limits) -> None:
         await self._engine.update_container(container, limits)
+
+    async def rename_container(self, container: str, name: str) -> None:
+        await self._engine.rename_container(container, name)
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        return await self._engine.top(container)
+
+    async def changes(self, container: str) -> list[FileChange]:
+        return await self._engine.changes(container)
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """Label, commit, remember: the image is no container, and wears none of what we wrote on that."""
+        policy.judge_labels(labels)
+        before = await self._image_ids()
+        own = {LABEL_HOST: self._ledger.host, LABEL_RUN: "", LABEL_LIFETIME: "", LABEL_EXPIRES: ""}
+        id = await self._engine.commit_container(container, tag=tag, labels={**labels, **own}, message=message)
+        if id not in before:
+            self.image_built(id)
+        return id
 
     async def list_volumes(self) -> list[VolumeRow]:
         rows = await self._engine.list_volumes()

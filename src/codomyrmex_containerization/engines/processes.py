@@ -83,6 +83,11 @@ def find_tree(pid: int, container_id: str, *, namespace: int | None = None, proc
     return [one for one in found if one not in dead]
 
 
+def members(container_id: str, *, namespace: int | None = None, proc: str = "/proc") -> list[int]:
+    """Return the processes on this host that are a container's: by their control group, or their namespace of processes."""
+    return [one.pid for one in _processes(proc) if _belongs(one.pid, container_id, namespace, proc)]
+
+
 def inner_pids(pids: Sequence[int], *, proc: str = "/proc") -> list[int]:
     """Return the numbers that processes have in the innermost namespace, as far as they are to be found out."""
     found = []

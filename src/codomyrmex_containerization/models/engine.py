@@ -27,6 +27,7 @@ Capability = Literal[
     "networks",
     "health",
     "update",
+    "container_state",
 ]
 
 KINDS: tuple[EngineKind, ...] = get_args(EngineKind)

@@ -61,14 +61,17 @@ class ImageImportAnswer(Answer):
 
 
 class ContainerExportAnswer(Answer):
-    """A container and the tar of its root file system."""
+    """A container and the tar of its root file system, or of all that is its own but `left_out`."""
 
     container: str
     path: str
+    format: str
     bytes: int
+    left_out: list[str] | None = None
 
     def text(self) -> str:
-        return f"exported {self.container} to {self.path}: {sizes.show(self.bytes)}"
+        first = f"exported {self.container} to {self.path}: {self.format}, {sizes.show(self.bytes)}"
+        return "\n".join([first, *(f"not in it: {one}" for one in self.left_out or ())])
 
 
 class ContainerUpdateAnswer(Answer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.models import sizes
+from codomyrmex_containerization.models import reference, sizes
 from codomyrmex_containerization.models.container import (
     Healthcheck,
     Limits,
@@ -210,3 +211,16 @@ def _ulimit(name: str, value: int | str) -> Ulimit:
             f"The ulimit {name} = {value!r} cannot be read.", hint="write {'nofile': 1024} or {'nofile': '1024:2048'}"
         )
     return Ulimit(name, int(soft), int(hard or soft))
+
+
+def host_path(text: str) -> Path:
+    """Return a path of this host as it was meant: absolute, from the working folder, or from the home."""
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def tag(text: str) -> str:
+    """Return a name for an image in full. Raises InvalidArgument."""
+    parsed = reference.parse(text)
+    if parsed.digest is not None:
+        raise errors.InvalidArgument("A name for an image has no digest.", hint="leave the part behind '@' out")
+    return str(parsed)

@@ -14,8 +14,8 @@ from codomyrmex_containerization.tools._decorator import ToolSpec
 _PACKAGE = "codomyrmex_containerization.tools"
 
 
-# Modules, each a toolset of its name, whose tools are in no listing that does not name them.
-ON_DEMAND = frozenset({"monitoring", "storage"})
+# Modules (`lifecycle` of the toolset `storage`, the others of their own names) whose tools are in no listing that does not name them.
+ON_DEMAND = frozenset({"lifecycle", "monitoring", "storage"})
 
 
 class Catalogue(Mapping[str, ToolSpec]):

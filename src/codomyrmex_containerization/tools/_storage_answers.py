@@ -11,7 +11,7 @@ from codomyrmex_containerization.models import sizes
 from codomyrmex_containerization.tools._answer import Answer, Keep, Row, table
 
 
-class _Listing(Answer):
+class Listing(Answer):
     """A page of a list whose rows may be cut: the cursor then stands behind the last one shown."""
 
     total: int
@@ -56,7 +56,7 @@ class VolumeListRow(Row):
     engine: str
 
 
-class VolumeListAnswer(_Listing):
+class VolumeListAnswer(Listing):
     """A page of volumes, newest first."""
 
     cuttable: ClassVar[Mapping[str, Keep]] = {"volumes": "first"}
@@ -107,7 +107,7 @@ class NetworkListRow(Row):
     engine: str
 
 
-class NetworkListAnswer(_Listing):
+class NetworkListAnswer(Listing):
     """A page of networks, newest first."""
 
     cuttable: ClassVar[Mapping[str, Keep]] = {"networks": "first"}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from codomyrmex_containerization import errors, policy
+from codomyrmex_containerization import policy
 from codomyrmex_containerization.context import Context
-from codomyrmex_containerization.core import archives, containers, limits, prune, storage, stored_images
+from codomyrmex_containerization.core import archives, containers, lifecycle, limits, prune, storage, stored_images
 from codomyrmex_containerization.engines import base, guard
 from codomyrmex_containerization.models import cursor as cursors
-from codomyrmex_containerization.models import reference, sizes
+from codomyrmex_containerization.models import sizes
+from codomyrmex_containerization.models.inside import ExportFormat
 from codomyrmex_containerization.models.storage import NetworkSpec, PruneKind, VolumeSpec
 from codomyrmex_containerization.tools import _archive_answers as archive_answers
 from codomyrmex_containerization.tools import _arguments as arguments
@@ -352,9 +351,23 @@ async def image_import(
     )
 
 
-async def _plan_export(ctx: Context, *, container: str, path: str, engine: str | None) -> Plan | None:
+async def _plan_export(
+    ctx: Context, *, container: str, path: str, format: ExportFormat, engine: str | None
+) -> Plan | None:
     chosen = await ctx.engines.holding(container, engine)
-    return _plan_overwrite(chosen, path, purpose="the archive of a container")
+    overwrite = _plan_overwrite(chosen, path, purpose="the archive of a container")
+    if format != "state" or ctx.settings.policy.foreign != "ask":
+        return overwrite
+    state = await containers.find(chosen, container)
+    if chosen.owns("container", state.id):
+        return overwrite
+    lost: tuple[str, ...] = (
+        f"the moments that {state.name} ({state.id[:12]}, {state.status}), which others made, is paused",
+    )
+    seen = f"{state.id}:{state.status}"
+    if overwrite is not None:
+        lost, seen = (*lost, *overwrite.lost), f"{seen}:{overwrite.digest}"
+    return Plan(f"Write container {state.name} to {path}", lost, seen)
 
 
 @mcp_tool(
@@ -366,13 +379,26 @@ async def _plan_export(ctx: Context, *, container: str, path: str, engine: str |
     deadline=lambda _: _ARCHIVE_SECONDS,
 )
 async def container_export(
-    ctx: Context, *, container: Container, path: HostFile, engine: Engine = None
+    ctx: Context,
+    *,
+    container: Container,
+    path: HostFile,
+    format: Annotated[
+        ExportFormat, Field(description="state, for container_import, has image and settings too (embedded only)")
+    ] = "rootfs",
+    engine: Engine = None,
 ) -> archive_answers.ContainerExportAnswer:
     """Write a container's root file system, without its mounts, to a tar on the host. Overwriting a file needs a confirmation."""
     chosen, state = await containers.locate(ctx.engines, container, engine=engine)
     target = _host_path(path)
-    size = await archives.export(chosen, state.id, target, name=state.name, progress=ctx.progress)
-    return archive_answers.ContainerExportAnswer(container=state.name, path=str(target), bytes=size)
+    left_out = None
+    if format == "state":
+        chosen.judge_foreign(state)  # it is paused meanwhile
+        left_out = lifecycle.left_out(await chosen.container_details(state.id))
+    size = await archives.export(chosen, state.id, target, name=state.name, format=format, progress=ctx.progress)
+    return archive_answers.ContainerExportAnswer(
+        container=state.name, path=str(target), format=format, bytes=size, left_out=left_out
+    )
 
 
 def _plan_overwrite(engine: guard.GuardedEngine, path: str, *, purpose: str) -> Plan | None:
@@ -388,15 +414,8 @@ def _plan_overwrite(engine: guard.GuardedEngine, path: str, *, purpose: str) -> 
     return Plan(f"Overwrite {into}", (f"{into} ({found.st_size:,} bytes)",), seen)
 
 
-def _host_path(text: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(text)))
-
-
-def _tagged(text: str) -> str:
-    parsed = reference.parse(text)
-    if parsed.digest is not None:
-        raise errors.InvalidArgument("A name for an image has no digest.", hint="leave the part behind '@' out")
-    return str(parsed)
+_host_path = arguments.host_path
+_tagged = arguments.tag
 
 
 def _short_id(id: str) -> str:

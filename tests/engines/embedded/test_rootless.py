@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines.base import Engine
 from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
 from codomyrmex_containerization.models.container import ContainerSpec
 from codomyrmex_containerization.models.details import ExecSpec
@@ -124,3 +125,9 @@ async def test_error_of_whoever_reads_an_archive_ends_the_copy_and_is_raised_as_
     with pytest.raises(OSError, match="No space left"):
         await engine.read_archive(id, "/bin/busybox", sink)
     assert (await engine.stat_path(id, "/bin/busybox")).size_bytes > 0
+
+
+def test_every_method_of_the_contract_is_asked_of_the_worker() -> None:
+    own = vars(RootlessEngine)
+    of_the_contract = [name for name, one in vars(Engine).items() if callable(one) and not name.startswith("_")]
+    assert [name for name in of_the_contract if name not in own] == []

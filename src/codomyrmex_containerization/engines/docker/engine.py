@@ -15,7 +15,16 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, host_files, processes
-from codomyrmex_containerization.engines.docker import archives, buildkit, classic, objects, shapes, streams, walls
+from codomyrmex_containerization.engines.docker import (
+    archives,
+    buildkit,
+    classic,
+    inside,
+    objects,
+    shapes,
+    streams,
+    walls,
+)
 from codomyrmex_containerization.engines.docker import client as connecting
 from codomyrmex_containerization.engines.docker import errors as docker_errors
 from codomyrmex_containerization.models.container import (
@@ -36,6 +45,7 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo, EngineKind
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
@@ -684,8 +694,17 @@ class DockerEngine(base.Engine):
         repository, _, version = tag.rpartition(":")
         return {"fromSrc": "-", "repo": repository, "tag": version, "changes": archives.changes(labels)}
 
-    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
+    async def export_container(
+        self,
+        container: str,
+        target: Path,
+        *,
+        format: ExportFormat = "rootfs",
+        passed: base.Passed = lambda count: None,
+    ) -> int:
         """GET /containers/NAME/export."""
+        if format != "rootfs":
+            raise self._no_state("export a container with its state")
         path, what = "/containers/{0}/export", f"exporting {container}"
         return await self._received(path, (container,), {}, target, what, passed, subject=f"container {container!r}")
 
@@ -816,6 +835,49 @@ class DockerEngine(base.Engine):
             client._raise_for_status(answer)
 
         await self._call(ask, f"changing the limits of {container}", subject=f"container {container!r}")
+
+    async def rename_container(self, container: str, name: str) -> None:
+        """POST /containers/NAME/rename."""
+
+        def ask() -> None:
+            client = self._client()
+            if client.inspect_container(container)["Name"].lstrip("/") == name:
+                raise errors.Conflict(f"The container is called {name!r} already.", hint="there is nothing to do")
+            client.rename(container, name)
+
+        await self._call(ask, f"renaming {container}", subject=f"container {container!r}")
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        """GET /containers/NAME/top."""
+        return await self._call(
+            lambda: inside.top(self._client(), container),
+            f"listing the processes of {container}",
+            subject=f"container {container!r}",
+        )
+
+    async def changes(self, container: str) -> list[FileChange]:
+        """GET /containers/NAME/changes."""
+        return await self._call(
+            lambda: inside.changes(self._client().diff(container)),
+            f"looking for changes in {container}",
+            subject=f"container {container!r}",
+        )
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """POST /commit, and a name for what that makes."""
+        made = await self._call(
+            lambda: inside.commit(self._client(), container, labels=labels, message=message),
+            f"making an image of {container}",
+            subject=f"container {container!r}",
+            deadline_seconds=None,
+        )
+        try:
+            await self.tag_image(made, tag)
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(errors.ContainerizationError):
+                await self.remove_image(made, force=True)
+            raise
+        return (await self.inspect_image(made)).id
 
     async def list_volumes(self) -> list[VolumeRow]:
         """GET /volumes, and GET /containers/json for the users."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast, get_args
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.models.container import (
     STATUSES,
     ContainerRow,
@@ -194,7 +195,7 @@ def engine_info(
 
 
 def _lacks(endpoint: Endpoint, builder: str) -> dict[Capability, str]:
-    lacks: dict[Capability, str] = {}
+    lacks: dict[Capability, str] = {"container_state": base.STATE_ELSEWHERE}
     if builder != "buildkit":
         lacks["build_secrets"] = "docker buildx is not installed"
     if endpoint.socket_path is None:

@@ -20,7 +20,7 @@ from codomyrmex_containerization.models.container import Mount, Stream
 
 SCRIPTS: Final = "/dev/pipes"
 # What a runtime puts into every root: its mount points do not belong into a layer.
-_STUBS: Final = (
+STUBS: Final = (
     "/dev",
     "/proc",
     "/sys",
@@ -77,7 +77,7 @@ class Stubs:
     @classmethod
     def before(cls, tree: Tree, mounts: Sequence[Mount]) -> Stubs:
         """Look what is there before the runtime makes the rest; the innermost come first."""
-        wanted = [*_STUBS, *(mount.target for mount in mounts)]
+        wanted = [*STUBS, *(mount.target for mount in mounts)]
         ways = sorted({way for path in wanted for way in _ways(path)}, key=lambda way: (-way.count("/"), way))
         missing, folders = [], []
         for way in ways:

@@ -6,7 +6,8 @@ Any number of processes may use one store: it is a folder, and what it holds cha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -239,16 +240,20 @@ class ContentStore:
         comment: str = "",
         created: datetime | None = None,
         move: bool = False,
+        left_out: frozenset[str] = frozenset(),
     ) -> objects.Image:
         """Make an image of another one, or of nothing, and an overlay's upper folder; None: only the configuration changes.
 
-        The folder is copied, or moved into the store: then nobody may have it mounted or change it any more.
+        The folder is copied, without the paths in `left_out`, or moved into the store: then nobody may have it mounted or change
+        it any more.
         Raises Conflict (the parent is gone, a file changed meanwhile), Unsupported (what no layer can hold), EngineUnavailable.
         """
         with self._index.use():
             layer = None
             if upper is not None:
-                layer = self._intake.move(upper) if move else self._intake.copy(upper, is_overlay=True)
+                layer = (
+                    self._intake.move(upper) if move else self._intake.copy(upper, is_overlay=True, left_out=left_out)
+                )
             return self._made(parent, layer, config, instruction, comment, created)
 
     def _made(
@@ -346,6 +351,48 @@ class ContentStore:
                 for name in kept:
                     state.names[name] = id
             return self._image(self._index.read(), id)
+
+    @contextmanager
+    def receiving(self) -> Iterator[Path]:
+        """Give a folder beside the images that goes with the block; what comes in meanwhile is not thrown away."""
+        with self._index.use(), self._blobs.stage() as stage:
+            yield stage
+
+    def has(self, image_id: str) -> bool:
+        """Say whether there is an image of this id."""
+        return image_id in self._index.read().images
+
+    def take_layout(self, members: content_members.Members) -> objects.Image:
+        """Take in the only image of an OCI layout, without a name of its own. Raises what `load` raises."""
+        found = archives.find(members)
+        if len(found) != 1:
+            raise errors.InvalidArgument(f"The archive holds {len(found)} images, not one.", hint="make it again")
+        return self.add(found[0], names=())
+
+    def write_layout(self, image: objects.Image, sink: content_out.Sink) -> None:
+        """Write an image as an OCI layout. Raises NotFound, Conflict (a layer is lost)."""
+        with self._index.use():
+            record = self._index.read().images.get(image.id)
+            if record is None:
+                raise self._missing(image.id)
+            saved = content_out.Saved(image.id, record, ())
+            content_out.write_oci([saved], sink, content_out.Reader(self._blobs, self._intake))
+
+    def forget(self, image_id: str, *, users: Mapping[str, Sequence[str]]) -> None:
+        """Remove an image without a name that nothing needs, and leave any other."""
+        with self._index.change() as state:
+            if image_id in state.images and not state.tags(image_id):
+                self._drop(state, image_id, users)
+
+    @property
+    def prefix(self) -> str:
+        """What overlay's marks are called in this engine's folders."""
+        return self._intake.prefix
+
+    @property
+    def bounds(self) -> layers.Bounds:
+        """How large a layer may be."""
+        return self._bounds
 
     def save(self, images: Sequence[str], path: Path, *, format: archives.Format) -> None:
         """Write images to a file (docker-archive, oci-archive) or to a new folder (oci), with the names they are given by.

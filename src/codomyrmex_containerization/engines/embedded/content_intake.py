@@ -164,9 +164,12 @@ class Intake:
         content_blobs.remove(upper)
         return made
 
-    def copy(self, source: Path, *, is_overlay: bool) -> content_index.StoredLayer | None:
+    def copy(
+        self, source: Path, *, is_overlay: bool, left_out: frozenset[str] = frozenset()
+    ) -> content_index.StoredLayer | None:
         """Make a layer of a copy of a folder; None when there is nothing in it."""
-        packing = layer_pack.Packing(source, self.prefix if is_overlay else None, bounds=self._bounds)
+        prefix = self.prefix if is_overlay else None
+        packing = layer_pack.Packing(source, prefix, bounds=self._bounds, left_out=left_out)
         pieces = packing.pieces()
         return self.unpacked(layer_tar.FromPieces(lambda: next(pieces, b"")), needs_end=False)
 

@@ -72,7 +72,7 @@ class Reader:
             yield layer_streams.Measured(stream, most_bytes=2**62, what=f"The layer {layer.diff_id}")
 
 
-class _Sink(Protocol):
+class Sink(Protocol):
     """Where files go."""
 
     def small(self, name: str, data: bytes) -> None:
@@ -89,18 +89,18 @@ def write(saved: Sequence[Saved], path: Path, *, format: archives.Format, reader
     """
     if format == "oci":
         with _new_folder(path) as folder:
-            _write_oci(saved, _Folder(folder), reader)
+            write_oci(saved, _Folder(folder), reader)
         return
-    with _new_file(path) as file:
-        sink = _Tar(file)
+    with new_file(path) as file:
+        sink = Tar(file)
         if format == "docker-archive":
             _write_docker(saved, sink, reader)
         else:
-            _write_oci(saved, sink, reader)
+            write_oci(saved, sink, reader)
         file.write(layer_tar.END)
 
 
-def _write_docker(saved: Sequence[Saved], sink: _Sink, reader: Reader) -> None:
+def _write_docker(saved: Sequence[Saved], sink: Sink, reader: Reader) -> None:
     manifest: list[dict[str, Any]] = []
     written: set[str] = set()
     for one in saved:
@@ -117,7 +117,8 @@ def _write_docker(saved: Sequence[Saved], sink: _Sink, reader: Reader) -> None:
     sink.small("manifest.json", content_config.encoded(manifest))
 
 
-def _write_oci(saved: Sequence[Saved], sink: _Sink, reader: Reader) -> None:
+def write_oci(saved: Sequence[Saved], sink: Sink, reader: Reader) -> None:
+    """Write images as an OCI layout. Raises Conflict (a layer is lost)."""
     entries: list[dict[str, Any]] = []
     written: set[str] = set()
 
@@ -166,7 +167,9 @@ def _require(wanted: str, found: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tar:
+class Tar:
+    """A tar that is written to a file that one can go back in."""
+
     file: BinaryIO
 
     def small(self, name: str, data: bytes) -> None:
@@ -221,7 +224,7 @@ def _copied(source: layer_tar.Stream, file: BinaryIO) -> int:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes its name when all is written."""
     if path.is_dir():
         raise errors.Conflict(f"{path} is a folder.", hint="name a file, or use the format oci")

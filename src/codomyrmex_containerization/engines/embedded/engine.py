@@ -22,11 +22,13 @@ from codomyrmex_containerization.engines import base, cgroups, host_files, proce
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
+    container_files,
     disk,
     execs,
     fallback,
     files,
     host_image,
+    inside,
     life,
     logs,
     objects,
@@ -56,6 +58,7 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
@@ -311,6 +314,25 @@ class EmbeddedEngine(base.Engine):
         """Change a container's limits, now and for later starts."""
         await self._call(lambda house: house.update(container, limits), f"changing the limits of {container}")
 
+    async def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name; its neighbours on a network know it by that from its next start on."""
+        await self._call(lambda house: inside.rename(house, container, name), f"renaming {container}")
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        """Read /proc."""
+        return await self._call(lambda house: inside.top(house, container), f"listing the processes of {container}")
+
+    async def changes(self, container: str) -> list[FileChange]:
+        """Compare the overlay's upper folder with the layers."""
+        return await self._call(lambda house: inside.changes(house, container), f"looking for changes in {container}")
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """Make a layer of the overlay's upper folder."""
+        return await self._take(
+            lambda house: inside.commit(house, container, tag=tag, labels=labels, message=message),
+            f"making an image of {container}",
+        )
+
     async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
         """Read the control groups, or sum over the processes where there are none."""
         if not ids:
@@ -553,8 +575,15 @@ class EmbeddedEngine(base.Engine):
 
         return await self._take(import_, f"importing {source.name}")
 
-    async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
-        """Make a tar of a container's own layers, without what is mounted on them."""
+    async def export_container(
+        self,
+        container: str,
+        target: Path,
+        *,
+        format: ExportFormat = "rootfs",
+        passed: base.Passed = lambda count: None,
+    ) -> int:
+        """Make a tar of a container's own layers, without what is mounted on them, or of all that is its own."""
         stopped = False
 
         def pieces(given: Iterator[bytes]) -> Iterator[bytes]:
@@ -567,6 +596,12 @@ class EmbeddedEngine(base.Engine):
             record = house.look(container)
             if record.image.id == host_image.ID:
                 raise _is_this_machine(f"Container {record.name}")
+            if format == "state":
+                with host_files.folder_of(target) as folder, _named(folder, target.parent) as path:
+                    container_files.write(
+                        house, record.id, path / target.name, passed=passed, is_stopped=lambda: stopped
+                    )
+                    return host_files.size(target.name, folder)
             return _in_own_tree(
                 house,
                 record,
@@ -577,6 +612,26 @@ class EmbeddedEngine(base.Engine):
             return await self._take(export, f"exporting {container}")
         finally:
             stopped = True
+
+    async def stored_container(self, source: Path) -> StoredContainer:
+        """Read what an archive says of its container."""
+
+        def look(house: life.House) -> StoredContainer:
+            with host_files.source(source) as held, _named(held, source) as path:
+                return container_files.look(house, path)
+
+        return await self._take(look, f"reading {source.name}")
+
+    async def import_container(
+        self, source: Path, spec: ContainerSpec, *, passed: base.Passed = lambda count: None
+    ) -> str:
+        """Make a container of an archive's image and layer."""
+
+        def make(house: life.House) -> str:
+            with host_files.source(source) as held, _named(held, source) as path:
+                return container_files.make(house, path, spec)
+
+        return await self._take(make, f"importing {source.name}")
 
     async def _take(self, function: Callable[[life.House], T], what: str) -> T:
         """Do what takes as long as it takes."""

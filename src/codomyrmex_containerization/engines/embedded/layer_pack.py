@@ -27,6 +27,7 @@ class Packing:
     folder: Path
     prefix: str | None
     bounds: layers.Bounds = field(default_factory=layers.Bounds)
+    left_out: frozenset[str] = frozenset()  # paths, with all in them
     size_bytes: int = 0
     entries: int = 0
     # An ordinary user's files are root's in the container: the user is root there, and nobody else.
@@ -62,7 +63,9 @@ class Packing:
                 hint="use fewer folders in folders",
             )
         for name in sorted(os.listdir(fd), key=os.fsencode):
-            yield from self._one(fd, name, f"{path}/{name}" if path else name, depth)
+            inner = f"{path}/{name}" if path else name
+            if inner not in self.left_out:
+                yield from self._one(fd, name, inner, depth)
 
     def _one(self, at: int, name: str, path: str, depth: int) -> Iterator[bytes]:
         found = layer_folders.look(at, name)

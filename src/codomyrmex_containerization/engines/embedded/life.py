@@ -57,7 +57,6 @@ from codomyrmex_containerization.models.container import (
 )
 from codomyrmex_containerization.models.details import NetworkAttachment
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 _OTHERS = "use docker or podman"
 NO_CGROUPS = "there are no control groups that this user may use"
@@ -200,18 +199,15 @@ class House:
 
     # ------------------------------------------------------------------------------------------------------------- made
 
-    def create(self, spec: ContainerSpec) -> Record:
-        """Enter a container. What cannot be honoured is refused, never left out."""
+    def create(self, spec: ContainerSpec, *, upper: Path | None = None) -> Record:
+        """Enter a container, with what is in `upper` as its own files. What cannot be honoured is refused, never left out."""
         _require_possible(spec)
         spec = isolation.completed(spec, enforceable=self._enforceable(spec))
         if isolation.is_strict(spec):
             idmaps.require(self.folders.data)
         image = self.image(spec.image)
         name = (spec.name or "").removeprefix("/") or self.containers.new_name()
-        if not _NAME.match(name):
-            raise errors.InvalidArgument(
-                f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
-            )
+        state.require_name(name)
         self._require_limits(spec, spec.limits)
         disk.require(self.folders.containers, spec.limits.disk_bytes)
         bandwidth.require(self.folders.containers, spec.limits)
@@ -233,7 +229,7 @@ class House:
         self._require_free(name)
         made: list[str] = []
         try:
-            record = self.containers.add(replace(record, mounts=self._mount_points(record, made)))
+            record = self.containers.add(replace(record, mounts=self._mount_points(record, made)), upper=upper)
         except BaseException:
             for volume in made:
                 with suppress(errors.ContainerizationError):

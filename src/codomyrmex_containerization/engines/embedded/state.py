@@ -41,6 +41,7 @@ _LOCK = "lock"
 _GONE = ".gone-"
 _DAMAGED = f"{_FILE}.damaged"
 _BESIDE = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]+\Z")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ID_LENGTH = 64
 _SUFFIX_BYTES = 2
 _STAT_BYTES = 4096
@@ -266,16 +267,21 @@ class Containers:
         write_whole(path, _adapter().dump_json(record, exclude_defaults=True))
         return record
 
-    def add(self, record: Record) -> Record:
-        """Enter a new container, under its name. Raises Conflict (name taken)."""
+    def add(self, record: Record, *, upper: Path | None = None) -> Record:
+        """Enter a new container, under its name, with what is in `upper`, which is moved. Raises Conflict (name taken)."""
         with self._naming():
             self._take_name(record.name, record.id)
             folder = self.folder(record.id)
             try:
                 folder.mkdir(mode=0o700)
+                if upper is not None:
+                    upper.rename(folder / "upper")
                 return self.write(record)
             except BaseException as error:
                 self._free_name(record.name)
+                with suppress(OSError):
+                    if upper is not None:
+                        (folder / "upper").rename(upper)
                 with suppress(OSError):
                     folder.rmdir()
                 if isinstance(error, OSError):
@@ -313,7 +319,7 @@ class Containers:
             known = set(self.ids())
             whole = {id for id in known if any((self.folder(id) / one).exists() for one in (_FILE, _DAMAGED))}
             for name in os.listdir(self._names):
-                if self._id_of(name) not in whole:
+                if self._id_of(name) not in whole or self._is_former(name):
                     self._free_name(name)
         for id in whole:
             sweep_beside(self.folder(id))
@@ -394,6 +400,14 @@ class Containers:
         except (OSError, ValueError):
             return None
 
+    def _is_former(self, name: str) -> bool:
+        """Whether a name leads to a container that is called otherwise: who renamed it did not live to free the old one, or to tell."""
+        id = self._id_of(name)
+        try:
+            return id is not None and self.read(id).name != name
+        except errors.NotFound:
+            return False
+
     def _take_name(self, name: str, id: str) -> None:
         while True:
             try:
@@ -453,6 +467,14 @@ def sweep_beside(folder: Path) -> int:
                     os.unlink(one.path)
                     count += 1
     return count
+
+
+def require_name(name: str) -> None:
+    """Raise InvalidArgument for what is no container's name."""
+    if not _NAME.match(name):
+        raise errors.InvalidArgument(
+            f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
+        )
 
 
 def new_id() -> str:

@@ -19,7 +19,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from types import MappingProxyType
 from typing import Self, TypeVar
@@ -35,6 +35,7 @@ from codomyrmex_containerization.engines.memory import (
     build,
     files,
     host,
+    inside,
     kernel,
     log,
     objects,
@@ -61,6 +62,7 @@ from codomyrmex_containerization.models.details import (
 from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import FileChange, ProcessRow
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Counters, Usage, usage_between
 
@@ -75,6 +77,7 @@ LACKS: MappingProxyType[Capability, str] = MappingProxyType(
         "limits": "it cannot hold the host's memory or processors back from its own process",
         "ports": "nothing in it listens",
         "update": "it has no limits that could be changed",
+        "container_state": base.STATE_ELSEWHERE,
     }
 )
 _OTHERS = "use docker or podman"
@@ -168,15 +171,7 @@ class MemoryEngine(base.Engine):
         image = held.image(spec.image)
         taken = {one.name for one in held.containers.values()}
         name = (spec.name or "").removeprefix("/") or objects.new_name(taken)
-        if not _NAME.match(name):
-            raise errors.InvalidArgument(
-                f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
-            )
-        if name in taken:
-            raise errors.Conflict(
-                f"The name {name!r} is already in use by container {held.container(name).id[:12]}.",
-                hint="choose another name, or remove that container first",
-            )
+        self._require_free(name)
         container = Container(held, spec, image, name=name)
         if not (*container.entrypoint, *container.command):
             raise errors.InvalidArgument("No command was given, and the image has none.", hint="pass a command")
@@ -283,6 +278,44 @@ class MemoryEngine(base.Engine):
         await anyio.lowlevel.checkpoint()
         self._store.container(container)
         raise unsupported("update", "changing limits")
+
+    async def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name."""
+        await anyio.lowlevel.checkpoint()
+        one = self._store.container(container)
+        self._require_free(name)
+        before, one.name = one.name, name
+        one.note("rename", oldName=before)
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        """List the tasks that are processes here."""
+        await anyio.lowlevel.checkpoint()
+        return inside.top(self._store.container(container))
+
+    async def changes(self, container: str) -> list[FileChange]:
+        """List what its tree has that the image's has not."""
+        await anyio.lowlevel.checkpoint()
+        return inside.changes(self._store.container(container))
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """Make an image of its tree; nothing else runs meanwhile."""
+        await anyio.lowlevel.checkpoint()
+        one = self._store.container(container)
+        made = inside.commit(self._store, one, tag=tag, labels=labels, message=message)
+        one.note("commit", imageID=made)
+        return made
+
+    def _require_free(self, name: str) -> None:
+        if not _NAME.match(name):
+            raise errors.InvalidArgument(
+                f"{name!r} is no container name.", hint="use letters, digits, '_', '.', '-', at least two of them"
+            )
+        holder = next((one for one in self._store.containers.values() if one.name == name), None)
+        if holder is not None:
+            raise errors.Conflict(
+                f"The name {name!r} is already in use by container {holder.id[:12]}.",
+                hint="choose another name, or remove that container first",
+            )
 
     async def usage(self, ids: Sequence[str]) -> dict[str, Usage]:
         """Return the processor time of the containers' tasks, the bytes they hold, the number of processes."""

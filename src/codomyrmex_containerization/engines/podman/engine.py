@@ -20,7 +20,7 @@ import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, process_counters
-from codomyrmex_containerization.engines.docker import archives, objects, shapes, streams
+from codomyrmex_containerization.engines.docker import archives, inside, objects, shapes, streams
 from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
 from codomyrmex_containerization.engines.docker import errors as docker_errors
@@ -38,6 +38,7 @@ from codomyrmex_containerization.models.details import ContainerDetails, ImageDe
 from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
+from codomyrmex_containerization.models.inside import FileChange, ProcessRow
 from codomyrmex_containerization.models.storage import BuildCache, VolumeSpec
 from codomyrmex_containerization.models.usage import Counters, Usage
 
@@ -51,6 +52,7 @@ _STATS_WINDOW_SECONDS = 0.1
 _STATS_ROUNDS = 3
 _LIBPOD = "v4.0.0/libpod"
 _WAIT = {"interval": "5ms", "condition": ["created", "initialized", "stopped", "exited"]}
+_COLUMNS = "hpid,user,time,args"
 _UPDATES_SINCE = (5, 1)
 _NO_UPDATE = "Podman before 5.1 changes limits only until the next start, and does not show what it changed"
 _CHECKED_HERE = "health checks are run by this server while it lives: Podman leaves them to systemd, which is not there"
@@ -102,7 +104,7 @@ class PodmanEngine(docker_engine.DockerEngine):
 
     def _described(self, found: EngineInfo, raw: dict[str, Any]) -> EngineInfo:
         parsed = settings.parsed_version(found.version)
-        lacks: dict[Capability, str] = {"build_secrets": _NO_SECRETS}
+        lacks: dict[Capability, str] = {"build_secrets": _NO_SECRETS, "container_state": base.STATE_ELSEWHERE}
         self._has_cgroups = not (found.rootless and found.cgroup_version == 1)
         if not self._has_cgroups:
             lacks |= dict.fromkeys(("limits", "pause"), _NO_CGROUPS)
@@ -205,6 +207,33 @@ class PodmanEngine(docker_engine.DockerEngine):
         """POST /containers/ID/pause. Raises Unsupported without control groups."""
         await self._require_cgroups("pauses containers")
         await super().pause_container(container)
+
+    async def top(self, container: str) -> list[ProcessRow]:
+        """GET /libpod/containers/ID/top: Podman looks itself, and needs no `ps` in the container or on the host."""
+        state = await self.inspect_container(container)
+        if state.status not in ("running", "paused"):  # of which it would tell nothing, and no error
+            raise errors.Conflict(f"Container {state.name} is not running.", hint="start it first")
+
+        def ask() -> list[ProcessRow]:
+            client = self._client()
+            url = self._libpod("/containers/{0}/top", container)
+            return inside.processes(client._result(client._get(url, params={"ps_args": _COLUMNS}), True))
+
+        what = f"listing the processes of {container}"
+        return await self._call(ask, what, subject=f"container {container!r}")
+
+    async def changes(self, container: str) -> list[FileChange]:
+        """GET /containers/ID/changes, without the folder in which Podman makes files of its own at every start."""
+        # Asked by a name, it would take an image's as well.
+        found = await super().changes((await self.inspect_container(container)).id)
+        is_own = not any(one.path.startswith("/etc/") for one in found)
+        return [one for one in found if not (is_own and one == FileChange("changed", "/etc"))]
+
+    async def commit_container(self, container: str, *, tag: str, labels: Mapping[str, str], message: str = "") -> str:
+        """POST /commit. Raises Unsupported for one that runs where it cannot be paused."""
+        if (await self.inspect_container(container)).status == "running":
+            await self._require_cgroups("pauses containers, which those that run are while an image is made of them")
+        return await super().commit_container(container, tag=tag, labels=labels, message=message)
 
     async def _namespace_of(self, container: str) -> int | None:
         if await self._knows_cgroups():
