@@ -6,6 +6,8 @@ SPEC B120.
 from __future__ import annotations
 
 import os
+import random
+import select
 import signal
 import subprocess
 import sys
@@ -221,6 +223,51 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+BUSY = """
+import asyncio, sys
+from pathlib import Path
+from codomyrmex_containerization.models.container import ContainerSpec, Limits
+from tests import embedded
+
+async def main():
+    engine = embedded.engine(Path(sys.argv[1]))
+    limits = Limits(disk_bytes=16 * 1024**2)
+    spec = ContainerSpec(embedded.IMAGE, command=("dd", "if=/dev/zero", "of=/big", "bs=1M"), network="none", limits=limits)
+    print("begins", flush=True)
+    while True:
+        id = await engine.create_container(spec)
+        await engine.start_container(id)
+        await engine.stat_path(id, "/bin")
+        await engine.wait_container(id)
+        await engine.stat_path(id, "/big")
+        await engine.remove_container(id, force=True, volumes=False)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_server_may_be_killed_at_any_moment_of_a_disks_life(lab: Lab, seed: int) -> None:
+    """B122."""
+    server = subprocess.Popen([sys.executable, "-c", BUSY, str(lab.folder)], stdout=subprocess.PIPE)  # noqa: ASYNC220
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"begins\n"
+        select.select([], [], [], random.Random(seed).uniform(0.0, 0.6))  # the moment of the kill
+    finally:
+        server.kill()
+        server.communicate()
+
+    found = embedded.engine(lab.folder)
+    for row in await found.list_containers(all=True):
+        await found.remove_container(row.id, force=True, volumes=False)
+
+    lab.require_gone()
+    assert list((lab.folder / "embedded" / "containers").glob("*/*")) == []
+    id = await lab.created("echo well")
+    assert (await lab.ran(id))[1] == "well\n"
 
 
 @pytest.mark.parametrize("more", [(), ("halfway",)])

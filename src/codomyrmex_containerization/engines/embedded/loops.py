@@ -22,6 +22,7 @@ _AUTOCLEAR = 4
 _STATUS = struct.Struct("=QQQQQIIII64s64s32sQQ")  # struct loop_info64
 _CONFIG = struct.Struct(f"=II{_STATUS.size}s64x")  # struct loop_config
 _SECTOR_BYTES = 512
+_GONE = (errno.ENXIO, errno.ENODEV, errno.ENOENT)
 _TRIES = 32  # somebody else may take the device that was free a moment ago
 
 
@@ -49,8 +50,15 @@ def attached(file: Path) -> Iterator[str]:
 
 def of(file: Path) -> list[str]:
     """Return the disks that a file is. Raises OSError."""
-    found = file.stat()
-    return [path for path in _bound() if _is_of(path, found)]
+    wanted, found = file.stat(), []
+    for path in _bound():
+        device = _opened(path)
+        if device is not None:
+            try:
+                found += [path] if _is_held_of(device, wanted) else []
+            finally:
+                os.close(device)
+    return found
 
 
 def _new(backing: int) -> tuple[int, str]:
@@ -73,11 +81,12 @@ def _new(backing: int) -> tuple[int, str]:
 def _existing(backing: int) -> tuple[int, str] | None:
     wanted = os.fstat(backing)
     for path in _bound():
-        device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        device = _opened(path)
         # Held open it does not go any more; before, it may have.
-        if _is_held_of(device, wanted):
+        if device is not None and _is_held_of(device, wanted):
             return device, path
-        os.close(device)
+        if device is not None:
+            os.close(device)
     return None
 
 
@@ -86,19 +95,21 @@ def _bound() -> list[str]:
     return [f"/dev/{one.name}" for one in sorted(_BLOCKS.glob("loop*")) if (one / "loop").is_dir()]
 
 
-def _is_of(path: str, wanted: os.stat_result) -> bool:
-    device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _opened(path: str) -> int | None:
+    """Open somebody's disk so that nobody takes it for changed; None when it has just gone. Raises OSError."""
     try:
-        return _is_held_of(device, wanted)
-    finally:
-        os.close(device)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
 
 
 def _is_held_of(device: int, wanted: os.stat_result) -> bool:
     try:
         found = _STATUS.unpack(fcntl.ioctl(device, _GET_STATUS64, bytes(_STATUS.size)))
     except OSError as error:
-        if error.errno == errno.ENXIO:  # it has gone meanwhile
+        if error.errno in _GONE:
             return False
         raise
     return found[1] == wanted.st_ino and (os.major(found[0]), os.minor(found[0])) == (
