@@ -1,4 +1,7 @@
-"""What happens when something under the embedded engine breaks: a record, a monitor, the runtime, the disk, the machine?"""
+"""What happens when something under the embedded engine breaks: a record, a monitor, the runtime, the disk, the machine?
+
+SPEC B141, SPEC B144.
+"""
 
 from __future__ import annotations
 
@@ -127,6 +130,31 @@ def test_container_with_a_damaged_record_is_removed(house: life.House, wanted: s
     assert house.create(_spec("cut")).name == "cut"
 
 
+@pytest.mark.parametrize("with_volumes", [True, False])
+def test_volumes_without_a_name_go_with_a_damaged_container_if_that_is_asked_for(
+    house: life.House, with_volumes: bool
+) -> None:
+    """B141."""
+    given = (Mount("volume", "/data"), Mount("volume", "/more"), Mount("volume", "/named", "named"))
+    other = house.create(_spec("other", mounts=(Mount("volume", "/data"),)))
+    record = house.create(_spec("cut", mounts=given))
+    unnamed = {one.name for one in record.mounts} - {"named"}
+    others = {one.name for one in other.mounts} | {"named"}
+    _cut(house, record)
+    _again(house).remove("cut", force=True, with_volumes=with_volumes)
+    assert {row.name for row in house.volumes.rows({})} == (others if with_volumes else others | unnamed)
+
+
+def test_volume_of_a_damaged_container_stays_when_another_mounts_it(house: life.House) -> None:
+    """B141."""
+    record = house.create(_spec("cut", mounts=(Mount("volume", "/data"),)))
+    name = record.mounts[0].name
+    house.create(_spec("other", mounts=(Mount("volume", "/borrowed", name),)))
+    _cut(house, record)
+    house.remove("cut", force=True, with_volumes=True)
+    assert [row.name for row in house.volumes.rows({})] == [name]
+
+
 # ------------------------------------------------------------------------------------------------------------- the monitor
 
 
@@ -156,7 +184,7 @@ def test_container_that_nobody_starts_again_is_told_as_ended(house: life.House) 
     again = _again(house)
     again.recover()
     assert again.look("again").status == "exited"
-    assert "nobody starts it again" in again.look("again").error
+    assert "its monitor has gone" in again.look("again").error
 
 
 # ------------------------------------------------------------------------------------------------------------- the runtime

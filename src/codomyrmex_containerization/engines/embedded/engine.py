@@ -28,6 +28,7 @@ from codomyrmex_containerization.engines.embedded import (
     logs,
     objects,
     overlay,
+    revivals,
     shapes,
     steps,
 )
@@ -83,6 +84,7 @@ class EmbeddedEngine(base.Engine):
         self._folders = folders
         self._timeout_seconds = timeout_seconds
         self._made: life.House | None = None
+        self._revivals: threading.Thread | None = None
         self._making = threading.Lock()
         self._sampler = sampler or cgroups.Sampler()
         self._execs: dict[str, execs.Command] = {}
@@ -106,6 +108,7 @@ class EmbeddedEngine(base.Engine):
                     house = life.House(self._folders, engine=self.name)
                     house.recover()
                     self._made = house  # nobody uses it before it has set right what a crash left
+                    self._revivals = revivals.begin(house.containers, house.begin)
         return self._made
 
     async def _call(self, function: Callable[[life.House], T], what: str, *, seconds: float | None = None) -> T:
@@ -219,6 +222,8 @@ class EmbeddedEngine(base.Engine):
         """Ask a container to end, then kill it."""
         record = await self._call(lambda house: house.look(container), f"stopping {container}")
         if not record.is_alive:
+            if revivals.is_owed(record):
+                await self._call(lambda house: house.stopped_by_hand(record), f"stopping {container}")
             return
         await self._call(lambda house: house.stopped_by_hand(record), f"stopping {container}")
         if record.status == "paused":
