@@ -21,6 +21,7 @@ from codomyrmex_containerization.engines import base, cgroups, host_files, proce
 from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
+    content_watch,
     execs,
     files,
     host_image,
@@ -500,12 +501,13 @@ class EmbeddedEngine(base.Engine):
 
         def load(house: life.House) -> tuple[str, ...]:
             with host_files.source(source) as held, _named(held, source) as path:
-                made = house.images.load(path)
+                made = house.images.load(path, watch=watch)
             for one in made:
                 house.journal.note("image", "load", one.id, next(iter(one.tags), one.id))
             return tuple(name for one in made for name in one.tags or (one.id,))
 
-        return await self._take(load, f"loading {source.name}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(load, f"loading {source.name}")
 
     async def save_image(
         self, image: str, target: Path, *, format: base.ArchiveFormat, passed: base.Passed = lambda count: None
@@ -516,10 +518,11 @@ class EmbeddedEngine(base.Engine):
             if host_image.is_meant(image):
                 raise _is_this_machine(f"The image {image}")
             with host_files.folder_of(target) as folder, _named(folder, target.parent) as path:
-                house.images.save([image], path / target.name, format=format)
+                house.images.save([image], path / target.name, format=format, watch=watch)
                 return host_files.size(target.name, folder)
 
-        return await self._take(save, f"saving {image}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(save, f"saving {image}")
 
     async def import_image(
         self, source: Path, *, tag: str, labels: Mapping[str, str], passed: base.Passed = lambda count: None
@@ -528,11 +531,13 @@ class EmbeddedEngine(base.Engine):
 
         def import_(house: life.House) -> str:
             with host_files.source(source) as held, _named(held, source) as path:
-                made = house.images.import_rootfs(path, tag=tag, config=objects.ImageConfig(labels=labels))
+                config = objects.ImageConfig(labels=labels)
+                made = house.images.import_rootfs(path, tag=tag, config=config, watch=watch)
             house.journal.note("image", "import", made.id, tag)
             return made.id
 
-        return await self._take(import_, f"importing {source.name}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(import_, f"importing {source.name}")
 
     async def export_container(self, container: str, target: Path, *, passed: base.Passed = lambda count: None) -> int:
         """Make a tar of a container's own layers, without what is mounted on them."""
