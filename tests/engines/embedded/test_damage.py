@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import begun, kernel, life, mounts, runtime, state
+from codomyrmex_containerization.engines.embedded import begun, groups, kernel, life, mounts, runtime, state
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import ContainerSpec, Mount, RestartPolicy
@@ -170,6 +170,44 @@ def test_container_whose_monitor_was_killed_runs_on_and_ends_without_an_exit_cod
     ended = house.look("watched")
     assert (ended.status, ended.exit_code) == ("exited", None)
     assert "monitor" in ended.error
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["runs_on", "has_ended"])
+async def test_container_whose_monitor_was_killed_is_told_truly_and_removed_whole(
+    engine: EmbeddedEngine, ends: bool
+) -> None:
+    """B144."""
+    house = engine.house
+    made = house.create(
+        ContainerSpec(
+            embedded.IMAGE,
+            name="watched",
+            command=("sleep", "100000"),
+            network="bridge",
+            mounts=(Mount("volume", "/data"),),
+        )
+    )
+    record = house.start(made.id)
+    assert record.monitor is not None
+    assert record.first is not None
+    begun.kill(record.monitor)
+    assert state.wait_for_end(record.monitor, seconds=10)
+    assert (await engine.inspect_container("watched")).status == "running"
+    if ends:
+        await engine.stop_container("watched", timeout_seconds=0)
+        found = await engine.inspect_container("watched")
+        assert (found.status, found.exit_code) == ("exited", None)
+        with pytest.raises(errors.EngineUnavailable, match="its monitor ended with it"):
+            await engine.wait_container("watched")
+    await engine.remove_container("watched", force=True, volumes=True)
+    assert not record.first.is_alive
+    assert await engine.list_containers(all=True) == []
+    assert await engine.list_volumes() == []
+    assert mounts.below(house.folders.data) == []
+    for name in ("netns", "net", "oci"):
+        assert [one for one in os.listdir(house.folders.run / name) if record.id[:12] in one] == []
+    assert os.listdir(house.folders.exits) == []
+    assert groups.of_container(record.id) == []
 
 
 def test_container_that_nobody_starts_again_is_told_as_ended(house: life.House) -> None:
