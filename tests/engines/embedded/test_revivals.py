@@ -46,8 +46,7 @@ def engine(tmp_path: Path, probed: Path) -> Iterator[EmbeddedEngine]:
 def _opened(engine: EmbeddedEngine) -> life.House:
     """Open the engine as a server does, and wait until it has started what it had to."""
     house = engine.house
-    if engine._revivals is not None:
-        engine._revivals.join()
+    embedded.wait_for_revivals(engine)
     return house
 
 

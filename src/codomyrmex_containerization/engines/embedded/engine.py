@@ -85,7 +85,7 @@ class EmbeddedEngine(base.Engine):
         self._folders = folders
         self._timeout_seconds = timeout_seconds
         self._made: life.House | None = None
-        self._revivals: threading.Thread | None = None
+        self._revivals: Callable[[], int | None] | None = None
         self._making = threading.Lock()
         self._sampler = sampler or cgroups.Sampler()
         self._execs: dict[str, execs.Command] = {}
@@ -109,7 +109,7 @@ class EmbeddedEngine(base.Engine):
                     house = life.House(self._folders, engine=self.name)
                     house.recover()
                     self._made = house  # nobody uses it before it has set right what a crash left
-                    self._revivals = revivals.begin(house.containers, house.begin)
+                    self._revivals = revivals.begin(house.containers, self._folders, self.name)
         return self._made
 
     async def _call(self, function: Callable[[life.House], T], what: str, *, seconds: float | None = None) -> T:

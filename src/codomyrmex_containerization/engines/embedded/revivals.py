@@ -7,14 +7,18 @@ it is known that the program failed and nobody was left to start it again.
 
 from __future__ import annotations
 
-import threading
+import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import restarts
+from codomyrmex_containerization import errors, process
+from codomyrmex_containerization.engines.embedded import objects, restarts
 from codomyrmex_containerization.engines.embedded.state import Containers, Record
+
+_PROGRAM = f"{__package__}.revive"
+_PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "XDG_RUNTIME_DIR")
 
 
 def is_owed(record: Record) -> bool:
@@ -42,29 +46,33 @@ def _is_void(record: Record) -> bool:
     return record.stopped_by_hand and record.restart.name == "always"
 
 
-def begin(containers: Containers, start: Callable[[Record], object]) -> threading.Thread | None:
-    """Start what is owed, one after the other, in a thread that the process outlasts no sooner than it is done; None when nothing is.
+def begin(containers: Containers, folders: objects.Folders, engine: str) -> Callable[[], int | None] | None:
+    """Have what is owed started by a process of its own, which is waited for by nobody; None when nothing is owed.
 
-    `start` starts a container that is held.
+    What is returned says how that process ended, None while it runs.
     """
-    owed = [one.id for one in containers.all() if is_owed(one)]
-    if not owed:
+    if not any(is_owed(one) for one in containers.all()):
         return None
-    # No daemon: a short command has answered, and ends when these run.
-    worker = threading.Thread(target=lambda: _start(containers, owed, start), name="revivals")
-    worker.start()
-    return worker
+    # A process: a short command has answered, and ends, before they run.
+    words = (sys.executable, "-m", _PROGRAM, str(folders.data), str(folders.run), engine)
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    with suppress(errors.ContainerizationError):  # one that cannot be started now is the next server's business
+        return process.start_detached(words, env=environment, cwd=folders.run, log=folders.run / "revivals.log")
+    return None
 
 
-def _start(containers: Containers, owed: list[str], start: Callable[[Record], object]) -> None:
-    for id in owed:
+def start(containers: Containers, begin_one: Callable[[Record], object]) -> int:
+    """Start what is owed, one after the other; return how many could not be. `begin_one` starts a container that is held."""
+    failed = 0
+    for id in [one.id for one in containers.all() if is_owed(one)]:
         try:
             # Under its lock, and looked at again: another server may have been quicker, or is about to be.
             with containers.hold_if_free(id) as is_free:
                 record = containers.read(id)
                 if is_free and is_owed(record):
-                    start(replace(record, restart_count=record.restart_count + 1))
+                    begin_one(replace(record, restart_count=record.restart_count + 1))
         except errors.DeadlineExceeded:
-            return  # the machine has no time now: the next server goes on
+            return failed + 1  # the machine has no time now: the next server goes on
         except errors.ContainerizationError:
-            continue  # its record says why it did not start, or it was removed meanwhile
+            failed += 1  # its record says why it did not start, or it was removed meanwhile
+    return failed
