@@ -282,7 +282,8 @@ class House:
     def _prepared(self, record: Record, *, stdin: bool = False) -> Record:
         if record.prepared and record.first and record.first.is_alive:
             return record
-        self._take_down(record)
+        if not _is_untouched(record) or self.begun.has(record.id):
+            self._take_down(record)
         self.begun.write(record.id, self.containers.folder(record.id))
         try:
             self.mount(record, as_its_own=True)
@@ -833,6 +834,11 @@ class House:
 
 def _lives(record: Record) -> bool:
     return record.is_alive or (record.prepared and record.first is not None and record.first.is_alive)
+
+
+def _is_untouched(record: Record) -> bool:
+    """Whether nothing was ever set up for a container, unless a note tells of something that was begun."""
+    return record.status == "created" and record.started_at is None and not record.prepared and record.exit_code is None
 
 
 def _is_stranded(record: Record) -> bool:
