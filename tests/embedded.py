@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,9 +61,17 @@ def own_folders() -> Iterator[EmbeddedEngine]:
         shutil.rmtree(found.run, ignore_errors=True)
 
 
+def wait_for_revivals(engine: EmbeddedEngine) -> None:
+    """Wait until what an engine had to start when it was opened runs."""
+    asked = engine._revivals
+    while asked is not None and asked() is None:
+        select.select((), (), (), 0.005)
+
+
 def swept(engine: EmbeddedEngine) -> None:
     """Take away whatever an engine of the tests has left, mounts before folders."""
     house = engine.house
+    wait_for_revivals(engine)
     for record in house.containers.all():
         house.remove(record.id, force=True, with_volumes=True)
     for id in house.containers.ids():  # those whose records were damaged

@@ -213,6 +213,7 @@ async def _said(engine: EmbeddedEngine, container: str) -> bytes:
 async def _check(stage: Stage, told: Told) -> None:
     engine = stage.engine()
     house = engine.house
+    embedded.wait_for_revivals(engine)
     records = {one.name: one for one in house.all()}
     for name, id in told.ids.items():
         if name in told.removed:

@@ -1,4 +1,7 @@
-"""What happens when something under the embedded engine breaks: a record, a monitor, the runtime, the disk, the machine?"""
+"""What happens when something under the embedded engine breaks: a record, a monitor, the runtime, the disk, the machine?
+
+SPEC B141, SPEC B144.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import begun, kernel, life, mounts, runtime, state
+from codomyrmex_containerization.engines.embedded import begun, groups, kernel, life, mounts, runtime, state
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import ContainerSpec, Mount, RestartPolicy
@@ -127,6 +130,31 @@ def test_container_with_a_damaged_record_is_removed(house: life.House, wanted: s
     assert house.create(_spec("cut")).name == "cut"
 
 
+@pytest.mark.parametrize("with_volumes", [True, False])
+def test_volumes_without_a_name_go_with_a_damaged_container_if_that_is_asked_for(
+    house: life.House, with_volumes: bool
+) -> None:
+    """B141."""
+    given = (Mount("volume", "/data"), Mount("volume", "/more"), Mount("volume", "/named", "named"))
+    other = house.create(_spec("other", mounts=(Mount("volume", "/data"),)))
+    record = house.create(_spec("cut", mounts=given))
+    unnamed = {one.name for one in record.mounts} - {"named"}
+    others = {one.name for one in other.mounts} | {"named"}
+    _cut(house, record)
+    _again(house).remove("cut", force=True, with_volumes=with_volumes)
+    assert {row.name for row in house.volumes.rows({})} == (others if with_volumes else others | unnamed)
+
+
+def test_volume_of_a_damaged_container_stays_when_another_mounts_it(house: life.House) -> None:
+    """B141."""
+    record = house.create(_spec("cut", mounts=(Mount("volume", "/data"),)))
+    name = record.mounts[0].name
+    house.create(_spec("other", mounts=(Mount("volume", "/borrowed", name),)))
+    _cut(house, record)
+    house.remove("cut", force=True, with_volumes=True)
+    assert [row.name for row in house.volumes.rows({})] == [name]
+
+
 # ------------------------------------------------------------------------------------------------------------- the monitor
 
 
@@ -144,6 +172,44 @@ def test_container_whose_monitor_was_killed_runs_on_and_ends_without_an_exit_cod
     assert "monitor" in ended.error
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["runs_on", "has_ended"])
+async def test_container_whose_monitor_was_killed_is_told_truly_and_removed_whole(
+    engine: EmbeddedEngine, ends: bool
+) -> None:
+    """B144."""
+    house = engine.house
+    made = house.create(
+        ContainerSpec(
+            embedded.IMAGE,
+            name="watched",
+            command=("sleep", "100000"),
+            network="bridge",
+            mounts=(Mount("volume", "/data"),),
+        )
+    )
+    record = house.start(made.id)
+    assert record.monitor is not None
+    assert record.first is not None
+    begun.kill(record.monitor)
+    assert state.wait_for_end(record.monitor, seconds=10)
+    assert (await engine.inspect_container("watched")).status == "running"
+    if ends:
+        await engine.stop_container("watched", timeout_seconds=0)
+        found = await engine.inspect_container("watched")
+        assert (found.status, found.exit_code) == ("exited", None)
+        with pytest.raises(errors.EngineUnavailable, match="its monitor ended with it"):
+            await engine.wait_container("watched")
+    await engine.remove_container("watched", force=True, volumes=True)
+    assert not record.first.is_alive
+    assert await engine.list_containers(all=True) == []
+    assert await engine.list_volumes() == []
+    assert mounts.below(house.folders.data) == []
+    for name in ("netns", "net", "oci"):
+        assert [one for one in os.listdir(house.folders.run / name) if record.id[:12] in one] == []
+    assert os.listdir(house.folders.exits) == []
+    assert groups.of_container(record.id) == []
+
+
 def test_container_that_nobody_starts_again_is_told_as_ended(house: life.House) -> None:
     record = _started(house, "again", restart="always")
     assert record.monitor is not None
@@ -156,7 +222,7 @@ def test_container_that_nobody_starts_again_is_told_as_ended(house: life.House) 
     again = _again(house)
     again.recover()
     assert again.look("again").status == "exited"
-    assert "nobody starts it again" in again.look("again").error
+    assert "its monitor has gone" in again.look("again").error
 
 
 # ------------------------------------------------------------------------------------------------------------- the runtime

@@ -70,8 +70,8 @@ def _layer(
     def opened() -> AbstractContextManager[layer_tar.Stream]:
         return members.open(name)
 
-    members.size_bytes(name)  # now rather than after half of the image
-    return SentLayer(digest, media_type, opened)
+    size = members.size_bytes(name)  # now rather than after half of the image
+    return SentLayer(digest, media_type, opened, file_bytes=size)
 
 
 # ------------------------------------------------------------------------------------------------------------------ OCI

@@ -16,11 +16,11 @@ from codomyrmex_containerization import errors, policy
 from codomyrmex_containerization.engines.embedded import (
     content_blobs,
     content_config,
-    content_intake,
     content_members,
     content_out,
     inside,
     isolation,
+    layer_intake,
     layer_pack,
     layer_streams,
     layer_tar,
@@ -255,7 +255,7 @@ def _unpack(house: life.House, members: content_members.Members, folder: Path) -
     """Unpack the writable layer into a new folder. Raises InvalidArgument."""
     bounds = house.images.bounds
     wanted = _digest(members, _LAYER)
-    content_intake.make_folder(folder)
+    layer_intake.make_folder(folder)
     with members.open(_LAYER) as window:
         layer = layer_streams.Measured(window, most_bytes=bounds.most_tar_bytes, what="The container's layer")
         layers.unpack(layer, folder, prefix=house.images.prefix, bounds=bounds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from codomyrmex_containerization.engines.embedded import (
     content_intake,
     content_members,
     content_out,
+    content_watch,
     layer_streams,
     layers,
     objects,
@@ -289,7 +290,12 @@ class ContentStore:
         return self._image(self._index.read(), id)
 
     def import_rootfs(
-        self, source: Path, *, tag: str | None, config: objects.ImageConfig | None = None
+        self,
+        source: Path,
+        *,
+        tag: str | None,
+        config: objects.ImageConfig | None = None,
+        watch: content_watch.Watch | None = None,
     ) -> objects.Image:
         """Make an image of a root file system: a tar, packed or not, or a folder.
 
@@ -297,7 +303,7 @@ class ContentStore:
         """
         name = self._name(tag) if tag is not None else None
         with self._index.use():
-            layer = self._root(source)
+            layer = self._root(source, watch or content_watch.unwatched())
             if layer is None:
                 raise errors.InvalidArgument(f"{source} holds nothing.", hint="name a root file system")
             made = self._made(None, layer, config or objects.ImageConfig(), "", "Imported", None)
@@ -305,24 +311,36 @@ class ContentStore:
                 self.tag(made.id, name)
         return self.image(made.id)
 
-    def _root(self, source: Path) -> content_index.StoredLayer | None:
+    def _root(self, source: Path, watch: content_watch.Watch) -> content_index.StoredLayer | None:
         with content_members.source(source) as (fd, is_folder):
             if is_folder:
-                return self._intake.copy(Path(f"/proc/self/fd/{fd}"), is_overlay=False)
-            return self._intake.unpacked(layer_streams.plain(content_members.whole(fd)), needs_end=True)
+                return self._intake.copy(Path(f"/proc/self/fd/{fd}"), is_overlay=False, watch=watch)
+            stream = layer_streams.plain(watch.stream(content_members.whole(fd)))
+            return self._intake.unpacked(stream, needs_end=True, watch=watch)
 
     # ---------------------------------------------------------- load and save
 
-    def load(self, path: Path, *, tag: str | None = None) -> list[objects.Image]:
+    def load(
+        self, path: Path, *, tag: str | None = None, watch: content_watch.Watch | None = None
+    ) -> list[objects.Image]:
         """Load the images of a docker-archive, an OCI archive or an OCI layout folder; `tag` names the only one, whatever it says itself.
 
-        Raises NotFound (no such file), InvalidArgument (none of these, damaged, hostile), Unsupported, EngineUnavailable.
+        Raises NotFound (no such file), InvalidArgument (none of these, damaged, hostile), Unsupported, EngineUnavailable, and
+        Cancelled where it is stopped; what was taken in by then of an image is thrown away.
         """
+        try:
+            return self._load(path, tag, watch or content_watch.unwatched())
+        except BaseException:
+            with suppress(errors.ContainerizationError):
+                self._collect(wait=False)
+            raise
+
+    def _load(self, path: Path, tag: str | None, watch: content_watch.Watch) -> list[objects.Image]:
         name = self._name(tag) if tag is not None else None
         with (
             self._index.use(),
             self._blobs.stage() as stage,
-            content_members.opened(path, scratch=stage, most_bytes=self._bounds.most_tar_bytes) as members,
+            content_members.opened(path, scratch=stage, most_bytes=self._bounds.most_tar_bytes, watch=watch) as members,
         ):
             found = archives.find(members)
             if not found or (name is not None and len(found) != 1):
@@ -332,16 +350,18 @@ class ContentStore:
                 )
             # All names before the first layer: a bad one is known at once.
             names = [(name,) if name is not None else tuple(map(self._name, sent.names)) for sent in found]
-            return [self.add(sent, names=each) for sent, each in zip(found, names, strict=True)]
+            return [self.add(sent, names=each, watch=watch) for sent, each in zip(found, names, strict=True)]
 
-    def add(self, sent: content_intake.SentImage, *, names: Sequence[str]) -> objects.Image:
+    def add(
+        self, sent: content_intake.SentImage, *, names: Sequence[str], watch: content_watch.Watch | None = None
+    ) -> objects.Image:
         """Take in an image that somebody sends, under these names. Raises what `load` raises."""
         kept = [self._name(one) for one in names]
         with self._index.use():
             known = {
                 (layer.diff_id, layer.blob): layer for one in self._index.read().images.values() for layer in one.layers
             }
-            id, record = self._intake.take(sent, known)
+            id, record = self._intake.take(sent, known, watch)
             with self._index.change() as state:
                 before = state.images.get(id)
                 if before is None:
@@ -394,7 +414,14 @@ class ContentStore:
         """How large a layer may be."""
         return self._bounds
 
-    def save(self, images: Sequence[str], path: Path, *, format: archives.Format) -> None:
+    def save(
+        self,
+        images: Sequence[str],
+        path: Path,
+        *,
+        format: archives.Format,
+        watch: content_watch.Watch | None = None,
+    ) -> None:
         """Write images to a file (docker-archive, oci-archive) or to a new folder (oci), with the names they are given by.
 
         Raises NotFound, Ambiguous, Conflict (the folder is not empty, a layer is lost), EngineUnavailable.
@@ -407,7 +434,7 @@ class ContentStore:
                 names = wanted.setdefault(id, [])
                 names += [name for name in [self._named(state, text, id)] if name and name not in names]
             saved = [content_out.Saved(id, state.images[id], tuple(names)) for id, names in wanted.items()]
-            content_out.write(saved, path, format=format, reader=content_out.Reader(self._blobs, self._intake))
+            content_out.write(saved, path, format=format, reader=content_out.Reader(self._blobs, self._intake, watch))
 
     def _named(self, state: content_index.State, text: str, id: str) -> str:
         try:

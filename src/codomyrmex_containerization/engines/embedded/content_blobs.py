@@ -17,8 +17,8 @@ from codomyrmex_containerization.engines.embedded import (
     content_config,
     content_errors,
     content_index,
+    kernel,
     layer_folders,
-    layer_tar,
 )
 
 
@@ -34,6 +34,7 @@ class Blobs:
         self._blobs = folder / "blobs" / "sha256"
         self._layers = folder / "layers"
         self._stages = folder / "tmp"
+        self.use_lock = folder / "locks" / content_index.USE_LOCK
         with content_errors.explained("Making the folder of images"):
             for one in (folder, self._blobs, self._layers, self._stages, folder / "locks"):
                 one.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,6 +92,15 @@ class Blobs:
             yield place
         finally:
             remove(place)
+
+    def settle(self) -> None:
+        """Wait until all that was prepared is on the disk: what is kept after that is whole, also after a power cut."""
+        with content_errors.explained("Writing the images"):
+            at = os.open(self._layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                kernel.syncfs(at)
+            finally:
+                os.close(at)
 
     def adopt_blob(self, file: Path, digest: str) -> None:
         """Keep a prepared file as a blob."""
@@ -158,19 +168,3 @@ def _remove_measured(place: Path) -> int:
     count = layer_folders.size_on_disk(place)
     remove(place)
     return count
-
-
-class Tee:
-    """Passes bytes on and writes them to a file, unless there is none."""
-
-    def __init__(self, stream: layer_tar.Stream, file: BinaryIO | None) -> None:
-        self._stream = stream
-        self._file = file
-
-    def read(self, count: int, /) -> bytes:
-        """Return at most so many of the next bytes, none at the end."""
-        piece = self._stream.read(count)
-        if self._file is not None:
-            with content_errors.explained("Writing a blob"):
-                self._file.write(piece)
-        return piece

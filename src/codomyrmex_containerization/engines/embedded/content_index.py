@@ -19,6 +19,7 @@ from typing import Any
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import content_errors
 
+USE_LOCK = "use.lock"
 _VERSION = 1
 _LONGEST_WAIT_SECONDS = 30.0
 _LONGEST_USE_SECONDS = 600.0
@@ -127,7 +128,7 @@ class Index:
     @contextmanager
     def use(self) -> Iterator[None]:
         """Keep contents from being thrown away while the block lasts."""
-        with self._locked("use.lock", fcntl.LOCK_SH, _LONGEST_USE_SECONDS):
+        with self._locked(USE_LOCK, fcntl.LOCK_SH, _LONGEST_USE_SECONDS):
             yield
 
     @contextmanager
@@ -135,7 +136,7 @@ class Index:
         """Keep everybody else from bringing contents in. Yields False when others do so now and `wait` is False."""
         with ExitStack() as held:
             try:
-                held.enter_context(self._locked("use.lock", fcntl.LOCK_EX, _LONGEST_USE_SECONDS if wait else 0))
+                held.enter_context(self._locked(USE_LOCK, fcntl.LOCK_EX, _LONGEST_USE_SECONDS if wait else 0))
             except _BusyError:
                 if wait:
                     raise

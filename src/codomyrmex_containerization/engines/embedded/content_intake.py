@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,28 +14,33 @@ from codomyrmex_containerization.engines.embedded import (
     content_config,
     content_errors,
     content_index,
+    content_watch,
     layer_folders,
+    layer_intake,
     layer_pack,
     layer_streams,
     layer_tar,
     layers,
+    layers_together,
 )
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-_SUFFIXES: Mapping[bytes, str] = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
-_PIECE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SentLayer:
-    """A layer that somebody sends: the digest of its blob where that is known, and how to read it."""
+    """A layer that somebody sends: the digest of its blob where that is known, and how to read it.
+
+    `file_bytes` is how long it is where it is a part of a file, which another process can read as well.
+    """
 
     digest: str | None
     media_type: str | None
     open: Callable[[], AbstractContextManager[layer_tar.Stream]]
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,10 @@ class Intake:
         return self._prefix
 
     def take(
-        self, sent: SentImage, known: Mapping[tuple[str, str], content_index.StoredLayer]
+        self,
+        sent: SentImage,
+        known: Mapping[tuple[str, str], content_index.StoredLayer],
+        watch: content_watch.Watch | None = None,
     ) -> tuple[str, content_index.Record]:
         """Take an image in; `known` are layers of the store by (diff id, blob). Returns its id and what the index is to say of it.
 
@@ -75,56 +82,74 @@ class Intake:
         described = content_config.describe(sent.config)
         if len(described.diff_ids) != len(sent.layers):
             raise content_config.bad("configuration", "it names another number of layers than there are")
-        found: list[content_index.StoredLayer] = []
-        for diff_id, layer in zip(described.diff_ids, sent.layers, strict=True):
-            there = known.get((diff_id, layer.digest or diff_id))
-            if there is not None and self._is_whole(there):
-                found.append(there)
-                continue
-            before = next((one for one in found if one.diff_id == diff_id and layer.digest in (one.blob, None)), None)
-            found.append(before or self._layer(diff_id, layer))
+        stored = self._taken(
+            list(zip(described.diff_ids, sent.layers, strict=True)), known, watch or content_watch.unwatched()
+        )
         id = self._blobs.write(sent.config)
-        manifest = sent.manifest if sent.manifest is not None else make_manifest(id, len(sent.config), found)
-        return id, content_index.Record(self._blobs.write(manifest), "", tuple(found))
+        manifest = sent.manifest if sent.manifest is not None else make_manifest(id, len(sent.config), stored)
+        return id, content_index.Record(self._blobs.write(manifest), "", stored)
+
+    def _taken(
+        self,
+        wanted: Sequence[tuple[str, SentLayer]],
+        known: Mapping[tuple[str, str], content_index.StoredLayer],
+        watch: content_watch.Watch,
+    ) -> tuple[content_index.StoredLayer, ...]:
+        """Return layers, those that are not there taken in, each once."""
+        found = {
+            number: there
+            for number, (diff_id, layer) in enumerate(wanted)
+            if (there := known.get((diff_id, layer.digest or diff_id))) is not None and self._is_whole(there)
+        }
+        missing = [number for number in range(len(wanted)) if number not in found]
+        firsts = {(wanted[one][0], wanted[one][1].digest): one for one in reversed(missing)}
+        found |= self._new({number: wanted[number] for number in sorted(firsts.values())}, watch)
+        return tuple(
+            found[number] if number in found else found[firsts[diff_id, layer.digest]]
+            for number, (diff_id, layer) in enumerate(wanted)
+        )
 
     def _is_whole(self, layer: content_index.StoredLayer) -> bool:
         return self._blobs.has_layer(layer.diff_id) and self._blobs.blob(layer.blob).exists()
 
-    def _layer(self, diff_id: str, sent: SentLayer) -> content_index.StoredLayer:
-        """Take one layer in: its blob as it comes, and its contents unpacked unless they are there."""
-        with self._blobs.stage() as stage, sent.open() as stream:
-            file, folder = stage / "blob", stage / "layer"
-            with content_errors.explained("Writing a blob"):
-                out = file.open("wb")
-            with out:
-                packed = layer_streams.Measured(
-                    content_blobs.Tee(stream, out), most_bytes=self._bounds.most_tar_bytes, what="The layer"
-                )
-                kind = _Peeked(packed)
-                plain = layer_streams.Measured(
-                    layer_streams.plain(kind), most_bytes=self._bounds.most_tar_bytes, what="The layer, unpacked,"
-                )
-                size = self._unpacked(plain, folder, diff_id)
-                packed.drain()
-                with content_errors.explained("Writing a blob"):
-                    out.flush()
-                    os.fsync(out.fileno())
-            _require("blob", sent.digest, packed.digest)
-            _require("layer", diff_id, plain.digest)
-            self._blobs.adopt_blob(file, packed.digest)
-            if folder.exists():
-                self._blobs.adopt_layer(folder, diff_id)
-        media_type = sent.media_type or OCI_LAYER + kind.suffix
-        return content_index.StoredLayer(diff_id, packed.digest, media_type, packed.count, size)
+    def _new(
+        self, wanted: Mapping[int, tuple[str, SentLayer]], watch: content_watch.Watch
+    ) -> dict[int, content_index.StoredLayer]:
+        """Take layers in: their blobs as they come, and their contents unpacked unless they are there."""
+        numbers = list(wanted)
+        unpacked = {diff_id: number for number, (diff_id, _) in reversed(list(wanted.items()))}
 
-    def _unpacked(self, plain: layer_streams.Measured, folder: Path, diff_id: str) -> int:
-        if self._blobs.has_layer(diff_id):
-            plain.drain()
-            return self.size_bytes(diff_id)
-        make_folder(folder)
-        contents = layers.unpack(plain, folder, prefix=self.prefix, bounds=self._bounds)
-        plain.drain()
-        return contents.size_bytes
+        def check(at: int, found: layer_intake.Prepared) -> None:
+            diff_id, layer = wanted[numbers[at]]
+            _require("blob", layer.digest, found.blob)
+            _require("layer", diff_id, found.diff_id)
+
+        with ExitStack() as held:
+            tasks = []
+            for number, (diff_id, layer) in wanted.items():
+                unpacks = unpacked[diff_id] == number and not self._blobs.has_layer(diff_id)
+                stage = held.enter_context(self._blobs.stage())
+                tasks.append(layers_together.Task(layer.open, layer.file_bytes, stage, unpacks))
+            way = layers_together.Way(self.prefix, self._bounds, self._blobs.use_lock, watch)
+            prepared = layers_together.prepared(tasks, way, check=check)
+            if tasks:
+                # Once for all of them: a name of the store never means less than it says, whenever the power goes.
+                watch.look()
+                self._blobs.settle()
+            for task, found in zip(tasks, prepared, strict=True):
+                self._blobs.adopt_blob(task.stage / layer_intake.BLOB, found.blob)
+                if task.unpacks:
+                    self._blobs.adopt_layer(task.stage / layer_intake.LAYER, found.diff_id)
+        return {
+            number: content_index.StoredLayer(
+                found.diff_id,
+                found.blob,
+                wanted[number][1].media_type or OCI_LAYER + found.suffix,
+                found.blob_bytes,
+                self.size_bytes(found.diff_id) if found.size_bytes is None else found.size_bytes,
+            )
+            for number, found in zip(numbers, prepared, strict=True)
+        }
 
     def size_bytes(self, diff_id: str) -> int:
         """Return the bytes of an unpacked layer's files."""
@@ -138,7 +163,7 @@ class Intake:
             raise content_blobs.lost(f"its layer {layer.diff_id} is not in the store, neither packed nor unpacked")
         with file, self._blobs.stage() as stage:
             folder = stage / "layer"
-            make_folder(folder)
+            layer_intake.make_folder(folder)
             plain = layer_streams.Measured(
                 layer_streams.plain(file), most_bytes=self._bounds.most_tar_bytes, what="The layer, unpacked,"
             )
@@ -165,67 +190,53 @@ class Intake:
         return made
 
     def copy(
-        self, source: Path, *, is_overlay: bool, left_out: frozenset[str] = frozenset()
+        self,
+        source: Path,
+        *,
+        is_overlay: bool,
+        left_out: frozenset[str] = frozenset(),
+        watch: content_watch.Watch | None = None,
     ) -> content_index.StoredLayer | None:
         """Make a layer of a copy of a folder; None when there is nothing in it."""
         prefix = self.prefix if is_overlay else None
         packing = layer_pack.Packing(source, prefix, bounds=self._bounds, left_out=left_out)
         pieces = packing.pieces()
-        return self.unpacked(layer_tar.FromPieces(lambda: next(pieces, b"")), needs_end=False)
+        stream: layer_tar.Stream = layer_tar.FromPieces(lambda: next(pieces, b""))
+        return self.unpacked(stream if watch is None else watch.stream(stream), needs_end=False, watch=watch)
 
-    def unpacked(self, stream: layer_tar.Stream, *, needs_end: bool) -> content_index.StoredLayer | None:
+    def unpacked(
+        self, stream: layer_tar.Stream, *, needs_end: bool, watch: content_watch.Watch | None = None
+    ) -> content_index.StoredLayer | None:
         """Make a layer of a tar that need not be kept as it is; None when there is nothing in it.
 
         `needs_end`: the tar must have its end mark, as it has no digest that tells whether it is whole.
         """
         with self._blobs.stage() as stage:
             folder = stage / "layer"
-            make_folder(folder)
+            layer_intake.make_folder(folder)
             measured = layer_streams.Measured(stream, most_bytes=self._bounds.most_tar_bytes, what="The archive")
             contents = layers.unpack(measured, folder, prefix=self.prefix, bounds=self._bounds)
             if needs_end and not contents.has_end:
                 raise layer_tar.damaged("it ends without the mark of its end")
             measured.drain()
-            return self._adopted(folder)
+            return self._adopted(folder, watch)
 
-    def _adopted(self, folder: Path) -> content_index.StoredLayer | None:
+    def _adopted(self, folder: Path, watch: content_watch.Watch | None = None) -> content_index.StoredLayer | None:
         packing = layer_pack.Packing(folder, self.prefix, bounds=self._bounds)
         pieces = packing.pieces()
-        measured = layer_streams.Measured(
-            layer_tar.FromPieces(lambda: next(pieces, b"")), most_bytes=self._bounds.most_tar_bytes, what="The layer"
-        )
+        stream: layer_tar.Stream = layer_tar.FromPieces(lambda: next(pieces, b""))
+        if watch is not None:
+            stream = watch.uncounted().stream(stream)
+        measured = layer_streams.Measured(stream, most_bytes=self._bounds.most_tar_bytes, what="The layer")
         measured.drain()
         if not packing.entries:
             return None
         diff_id = measured.digest
+        if watch is not None:
+            watch.look()
+            self._blobs.settle()
         self._blobs.adopt_layer(folder, diff_id)
         return content_index.StoredLayer(diff_id, diff_id, OCI_LAYER, measured.count, packing.size_bytes)
-
-
-class _Peeked:
-    """Passes bytes on and remembers how they began."""
-
-    def __init__(self, stream: layer_tar.Stream) -> None:
-        self._stream = stream
-        self._begin = b""
-
-    def read(self, count: int, /) -> bytes:
-        piece = self._stream.read(count)
-        if len(self._begin) < 4:
-            self._begin += piece[:4]
-        return piece
-
-    @property
-    def suffix(self) -> str:
-        """What the media type of the layer ends with."""
-        return next((one for magic, one in _SUFFIXES.items() if self._begin.startswith(magic)), "")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder that becomes a layer: its own rights are those of the root in the container."""
-    with content_errors.explained("Making a folder"):
-        folder.mkdir()
-        os.chmod(folder, 0o755)  # noqa: S103  everybody in a container may look into its root
 
 
 def make_manifest(config_digest: str, config_bytes: int, layers_: Sequence[content_index.StoredLayer]) -> bytes:

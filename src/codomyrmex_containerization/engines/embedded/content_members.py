@@ -16,6 +16,7 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import (
     content_config,
     content_errors,
+    content_watch,
     layer_folders,
     layer_streams,
     layer_tar,
@@ -79,7 +80,9 @@ def read_small(members: Members, name: str) -> bytes:
 
 
 @contextmanager
-def opened(path: Path, *, scratch: Path, most_bytes: int) -> Iterator[Members]:
+def opened(
+    path: Path, *, scratch: Path, most_bytes: int, watch: content_watch.Watch | None = None
+) -> Iterator[Members]:
     """Open an archive, a tar or a folder; one that is packed is unpacked into `scratch` first.
 
     Raises NotFound, InvalidArgument (neither), EngineUnavailable (cannot be read).
@@ -88,7 +91,8 @@ def opened(path: Path, *, scratch: Path, most_bytes: int) -> Iterator[Members]:
         if is_folder:
             yield _Folder(Path(f"/proc/self/fd/{fd}"))
             return
-        with open(_plain_file(fd, scratch, most_bytes), "rb", buffering=0) as file:
+        plain = _plain_file(fd, scratch, most_bytes, watch or content_watch.unwatched())
+        with open(plain, "rb", buffering=0) as file:
             yield _Tar.of(file.fileno())
 
 
@@ -118,16 +122,17 @@ def whole(fd: int) -> Window:
     return Window(fd, 0, os.fstat(fd).st_size)
 
 
-def _plain_file(fd: int, scratch: Path, most_bytes: int) -> int:
+def _plain_file(fd: int, scratch: Path, most_bytes: int, watch: content_watch.Watch) -> int:
     """Return the descriptor of a file with the archive as a plain tar, which the caller closes."""
-    plain = layer_streams.plain(Window(fd, 0, os.fstat(fd).st_size))
-    if not layer_streams.is_packed(plain):
+    if not layer_streams.is_packed(layer_streams.plain(whole(fd))):
         return os.dup(fd)
+    plain = layer_streams.plain(watch.stream(whole(fd)))
     measured = layer_streams.Measured(plain, most_bytes=most_bytes, what="The archive, unpacked,")
     with content_errors.explained("Unpacking the archive"), tempfile.TemporaryFile(dir=scratch) as file:
         while piece := measured.read(_PIECE_BYTES):
             file.write(piece)
         file.flush()
+        watch.has_counted()  # reading the copy is no progress any more
         return os.dup(file.fileno())
 
 

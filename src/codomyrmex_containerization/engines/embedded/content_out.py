@@ -19,6 +19,7 @@ from codomyrmex_containerization.engines.embedded import (
     content_errors,
     content_index,
     content_intake,
+    content_watch,
     layer_pack,
     layer_streams,
     layer_tar,
@@ -40,16 +41,24 @@ class Saved:
 class Reader:
     """Reads what a store has of an image."""
 
-    def __init__(self, blobs: content_blobs.Blobs, intake: content_intake.Intake) -> None:
+    def __init__(
+        self,
+        blobs: content_blobs.Blobs,
+        intake: content_intake.Intake,
+        watch: content_watch.Watch | None = None,
+    ) -> None:
         self._blobs = blobs
         self._intake = intake
+        self._watch = watch or content_watch.unwatched()
 
     def small(self, digest: str, what: str) -> bytes:
         """Return a manifest or a configuration. Raises Conflict when it is lost."""
         return self._blobs.read(digest, what)
 
     @contextmanager
-    def packed(self, layer: content_index.StoredLayer) -> Iterator[layer_streams.Measured]:
+    def packed(
+        self, layer: content_index.StoredLayer, *, watch: content_watch.Watch | None = None
+    ) -> Iterator[layer_streams.Measured]:
         """Open a layer as its manifest names it; one made here is packed now. Raises Conflict when it is lost."""
         with ExitStack() as held:
             stream: layer_tar.Stream | None = None
@@ -62,13 +71,15 @@ class Reader:
                 stream = layer_tar.FromPieces(lambda: next(pieces, b""))
             if stream is None:
                 raise content_blobs.lost(f"its layer {layer.diff_id} is not in the store")
+            stream = (watch or self._watch).stream(stream)
             yield layer_streams.Measured(stream, most_bytes=layer.blob_bytes, what=f"The layer {layer.diff_id}")
 
     @contextmanager
     def plain(self, layer: content_index.StoredLayer) -> Iterator[layer_streams.Measured]:
         """Open a layer as a plain tar. Raises Conflict when it is lost."""
-        with self.packed(layer) as packed:
-            stream = layer_streams.plain(packed)
+        # What is written counts: that is the unpacked layer.
+        with self.packed(layer, watch=self._watch.uncounted()) as packed:
+            stream = self._watch.stream(layer_streams.plain(packed))
             yield layer_streams.Measured(stream, most_bytes=2**62, what=f"The layer {layer.diff_id}")
 
 

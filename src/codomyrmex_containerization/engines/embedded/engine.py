@@ -23,6 +23,7 @@ from codomyrmex_containerization.engines.embedded import (
     attach,
     build,
     container_files,
+    content_watch,
     disk,
     execs,
     fallback,
@@ -34,6 +35,7 @@ from codomyrmex_containerization.engines.embedded import (
     objects,
     overlay,
     probe,
+    revivals,
     shapes,
     steps,
     userns,
@@ -92,6 +94,7 @@ class EmbeddedEngine(base.Engine):
         self._folders = folders
         self._timeout_seconds = timeout_seconds
         self._made: life.House | None = None
+        self._revivals: Callable[[], int | None] | None = None
         self._making = threading.Lock()
         self._sampler = sampler or cgroups.Sampler()
         self._execs: dict[str, execs.Command] = {}
@@ -115,6 +118,7 @@ class EmbeddedEngine(base.Engine):
                     house = life.House(self._folders, engine=self.name)
                     house.recover()
                     self._made = house  # nobody uses it before it has set right what a crash left
+                    self._revivals = revivals.begin(house.containers, self._folders, self.name)
         return self._made
 
     async def _call(self, function: Callable[[life.House], T], what: str, *, seconds: float | None = None) -> T:
@@ -238,6 +242,8 @@ class EmbeddedEngine(base.Engine):
         """Ask a container to end, then kill it."""
         record = await self._call(lambda house: house.look(container), f"stopping {container}")
         if not record.is_alive:
+            if revivals.is_owed(record):
+                await self._call(lambda house: house.stopped_by_hand(record), f"stopping {container}")
             return
         await self._call(lambda house: house.stopped_by_hand(record), f"stopping {container}")
         if record.status == "paused":
@@ -541,12 +547,13 @@ class EmbeddedEngine(base.Engine):
 
         def load(house: life.House) -> tuple[str, ...]:
             with host_files.source(source) as held, _named(held, source) as path:
-                made = house.images.load(path)
+                made = house.images.load(path, watch=watch)
             for one in made:
                 house.journal.note("image", "load", one.id, next(iter(one.tags), one.id))
             return tuple(name for one in made for name in one.tags or (one.id,))
 
-        return await self._take(load, f"loading {source.name}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(load, f"loading {source.name}")
 
     async def save_image(
         self, image: str, target: Path, *, format: base.ArchiveFormat, passed: base.Passed = lambda count: None
@@ -557,10 +564,11 @@ class EmbeddedEngine(base.Engine):
             if host_image.is_meant(image):
                 raise _is_this_machine(f"The image {image}")
             with host_files.folder_of(target) as folder, _named(folder, target.parent) as path:
-                house.images.save([image], path / target.name, format=format)
+                house.images.save([image], path / target.name, format=format, watch=watch)
                 return host_files.size(target.name, folder)
 
-        return await self._take(save, f"saving {image}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(save, f"saving {image}")
 
     async def import_image(
         self, source: Path, *, tag: str, labels: Mapping[str, str], passed: base.Passed = lambda count: None
@@ -569,11 +577,13 @@ class EmbeddedEngine(base.Engine):
 
         def import_(house: life.House) -> str:
             with host_files.source(source) as held, _named(held, source) as path:
-                made = house.images.import_rootfs(path, tag=tag, config=objects.ImageConfig(labels=labels))
+                config = objects.ImageConfig(labels=labels)
+                made = house.images.import_rootfs(path, tag=tag, config=config, watch=watch)
             house.journal.note("image", "import", made.id, tag)
             return made.id
 
-        return await self._take(import_, f"importing {source.name}")
+        with content_watch.stoppable(passed) as watch:
+            return await self._take(import_, f"importing {source.name}")
 
     async def export_container(
         self,

@@ -153,3 +153,10 @@ def _open(base: int, path: str, how: _How) -> int:
 def _failure(path: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), path)
+
+
+def syncfs(descriptor: int) -> None:
+    """Wait until all that was written to the file system of an open file is on the disk. Raises OSError."""
+    if _libc().syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

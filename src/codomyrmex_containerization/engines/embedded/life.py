@@ -299,7 +299,7 @@ class House:
             made.append(name)
             unnamed = [one for one in made if _ANONYMOUS.match(one)]
             self.begun.write(record.id, self.containers.folder(record.id), volumes=unnamed)
-            folder = self.volumes.ensure(name, mount.labels)
+            folder = self.volumes.ensure(name, mount.labels, made_for=record.id)
         return MountPoint("volume", str(folder), mount.target, mount.read_only, name)
 
     # --------------------------------------------------------------------------------------------------------- prepared
@@ -312,7 +312,8 @@ class House:
     def _prepared(self, record: Record, *, stdin: bool = False) -> Record:
         if record.prepared and record.first and record.first.is_alive:
             return record
-        self._take_down(record)
+        if not _is_untouched(record) or self.begun.has(record.id):
+            self._take_down(record)
         self.begun.write(record.id, self.containers.folder(record.id))
         try:
             self.mount(record, as_its_own=True)
@@ -528,7 +529,8 @@ class House:
             self.take_down(record.id, folder, first=record.first, keeps_exit=True)
         # It is conmon that has it started again.
         is_watched = record.monitor is not None and record.monitor.is_alive
-        again = is_watched and restarts.is_to_run_again(record, code)
+        is_wanted = restarts.is_to_run_again(record, code)
+        again = is_watched and is_wanted
         ended = replace(
             record,
             status="restarting" if again else "exited",
@@ -538,7 +540,7 @@ class House:
             exit_code=code,
             finished_at=moment,
             oom_killed=oom,
-            error="" if code is not None else "its monitor ended with it: the exit code is not known",
+            error=restarts.why_ended(code, is_forsaken=is_wanted and not again),
             ports=record.spec.ports,
             attachments=(),
         )
@@ -692,7 +694,7 @@ class House:
         """Remove a container. Raises NotFound, Conflict (running and not forced)."""
         found = self.look(text)
         if found.status == "dead":
-            self._remove_damaged(found.id, force=force)
+            self._remove_damaged(found.id, force=force, with_volumes=with_volumes)
             return
         if found.is_alive and not force:
             raise errors.Conflict(f"Container {found.name} is {found.status}.", hint="stop it first or pass force=true")
@@ -714,12 +716,10 @@ class House:
             self._erase(record.id, name=record.name)
         with suppress(errors.EngineUnavailable):
             self.note(record, "destroy")
-        for name in unnamed if with_volumes else ():
-            with suppress(errors.ContainerizationError):
-                self.volumes.remove(name, users=self.volume_users(), force=False)
+        self._remove_volumes(unnamed if with_volumes else ())
         self.begun.drop(record.id)
 
-    def _remove_damaged(self, container_id: str, *, force: bool) -> None:
+    def _remove_damaged(self, container_id: str, *, force: bool, with_volumes: bool) -> None:
         if not force:
             raise errors.Conflict(
                 f"The record of container {container_id[:12]} is damaged: it may be running.", hint="pass force=true"
@@ -728,8 +728,19 @@ class House:
             if not is_free:
                 raise errors.Conflict(f"Container {container_id[:12]} is in use now.", hint="try again")
             self.take_down(container_id, self.containers.folder(container_id))
+            begun.end_strays(self.folders, container_id, restarters=True)
+            # Its record would name them: they say themselves whose they are.
+            unnamed = self.volumes.made_for(container_id) if with_volumes else ()
+            with suppress(errors.EngineUnavailable):
+                self.begun.write(container_id, self.containers.folder(container_id), volumes=unnamed)
             self._erase(container_id)
+        self._remove_volumes(unnamed)
         self.begun.drop(container_id)
+
+    def _remove_volumes(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(errors.ContainerizationError):
+                self.volumes.remove(name, users=self.volume_users(), force=False)
 
     def _killed(self, record: Record) -> Record:
         record = replace(record, stopped_by_hand=True)
@@ -859,13 +870,17 @@ class House:
         if self._has_ended(record):
             return self._finished(record)
         if _is_stranded(record):
-            why = "its monitor has gone: nobody starts it again"
-            return self.containers.write(replace(record, status="exited", monitor=None, error=why))
+            return self.containers.write(replace(record, status="exited", monitor=None, error=restarts.FORSAKEN))
         return record
 
 
 def _lives(record: Record) -> bool:
     return record.is_alive or (record.prepared and record.first is not None and record.first.is_alive)
+
+
+def _is_untouched(record: Record) -> bool:
+    """Whether nothing was ever set up for a container, unless a note tells of something that was begun."""
+    return record.status == "created" and record.started_at is None and not record.prepared and record.exit_code is None
 
 
 def _is_stranded(record: Record) -> bool:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import begun, build_scratch, mounts, netns, runtime, shapes, state
+from codomyrmex_containerization.engines.embedded import (
+    begun,
+    build_scratch,
+    mounts,
+    netns,
+    revivals,
+    runtime,
+    shapes,
+    state,
+)
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.engines.embedded import binds, content, network, objects, volumes
@@ -215,6 +224,8 @@ def _of_another_boot(house: House) -> list[str]:
             before = ""
         if before == state.boot_id():
             return []
+        # Before the mark: whoever comes after a kill in between finds no other boot any more.
+        revivals.forget_stops(house.containers)
         if before:
             for path in _entries(run / "netns"):
                 with suppress(errors.ContainerizationError):

@@ -10,6 +10,7 @@ from codomyrmex_containerization.engines.embedded.state import Record
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 60.0
 _PROGRAM = f"{__package__}.exits"
+FORSAKEN = "its monitor has gone: the next server that opens the engine starts it again"
 
 
 def command(folders: objects.Folders, engine: str, container_id: str) -> Sequence[str]:
@@ -26,6 +27,13 @@ def is_to_run_again(record: Record, exit_code: int | None) -> bool:
         is_used_up = 0 < policy.maximum_retry_count <= record.restart_count
         return exit_code != 0 and not is_used_up
     return True
+
+
+def why_ended(exit_code: int | None, *, is_forsaken: bool) -> str:
+    """Return what there is to say of an end; nothing of an ordinary one."""
+    if exit_code is None:
+        return "its monitor ended with it: the exit code is not known"
+    return FORSAKEN if is_forsaken else ""
 
 
 def pause_seconds(record: Record) -> float:

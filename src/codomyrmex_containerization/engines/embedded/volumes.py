@@ -62,11 +62,18 @@ class VolumeStore:
             )
         return self.find(name)
 
-    def ensure(self, name: str, labels: Mapping[str, str]) -> Path:
-        """Return the folder of a volume's data; the volume is made, with these labels, when it is missing. Raises InvalidArgument."""
+    def ensure(self, name: str, labels: Mapping[str, str], *, made_for: str = "") -> Path:
+        """Return the folder of a volume's data; the volume is made, with these labels, when it is missing. Raises InvalidArgument.
+
+        `made_for` is the container that it is to go with, if it is to go with one.
+        """
         if not self._has(name):
-            self._make(name, labels)
+            self._make(name, labels, made_for=made_for)
         return self._folder / name / _DATA
+
+    def made_for(self, container_id: str) -> list[str]:
+        """Return the volumes that were made to go with a container, for when nothing else tells of them."""
+        return [name for name in self._names() if _maker(self._folder / name / _FILE) == container_id]
 
     def anonymous(self, labels: Mapping[str, str]) -> str:
         """Make a volume without a name of its own; return the one that it got."""
@@ -176,11 +183,16 @@ class VolumeStore:
             users=tuple(sorted(users)),
         )
 
-    def _make(self, name: str, labels: Mapping[str, str]) -> bool:
+    def _make(self, name: str, labels: Mapping[str, str], *, made_for: str = "") -> bool:
         """Make a volume; False when there is one of that name."""
         if not _NAME.match(name):
             raise errors.InvalidArgument(f"{name!r} is no volume name.", hint="use letters, digits, '_', '.', '-'")
-        known = {"name": name, "created": datetime.now(tz=UTC).isoformat(), "labels": dict(labels)}
+        known: dict[str, object] = {
+            "name": name,
+            "created": datetime.now(tz=UTC).isoformat(),
+            "labels": dict(labels),
+            **({"made_for": made_for} if made_for else {}),
+        }
         new = self._folder / f"{_NEW}{secrets.token_hex(8)}"
         with _explained(f"making volume {name}"), self._locked():
             try:
@@ -278,12 +290,23 @@ def _give(folder: int, found: os.stat_result, attributes: Mapping[str, bytes]) -
 def _known(path: Path) -> tuple[datetime | None, dict[str, str]]:
     """Return when a volume was made and its labels; nothing where that cannot be read: the data is there all the same."""
     try:
-        with path.open("rb") as file:
-            raw: Any = json.loads(file.read(_MOST_FILE_BYTES))
+        raw = _read(path)
         created = datetime.fromisoformat(raw["created"])
         return created, {str(key): str(value) for key, value in raw["labels"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, {}
+
+
+def _maker(path: Path) -> str:
+    try:
+        return str(_read(path).get("made_for", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        return json.loads(file.read(_MOST_FILE_BYTES))
 
 
 @contextmanager
