@@ -13,17 +13,16 @@ _PASSED_ON = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")  # by which systemd
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where bridges lie. A hub has an address to which what is published comes, and a server of names; the host has neither."""
+    """Where bridges lie. A hub has a server of names of its own, and the host has not."""
 
     dns: Path
     locks: Path = _HOSTS_LOCKS
-    address: str = ""
     nameserver: str = ""
 
     @property
     def is_hub(self) -> bool:
         """Whether it is an ordinary user's."""
-        return bool(self.address)
+        return bool(self.nameserver)
 
     @property
     def environment(self) -> dict[str, str]:

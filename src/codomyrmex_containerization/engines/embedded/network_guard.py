@@ -22,21 +22,19 @@ _REMEDY = "apt-get install nftables or iptables, or use docker or podman"
 def put_up(bridge: str, subnet: str, *, internal: bool, ground: Ground) -> None:
     """Keep a bridge's containers from the host's loopback, and others from the containers; the bridge need not be there yet.
 
-    From an internal one nothing is let through but what is for its own subnet. In a hub its address is kept from them too: what is
-    published at one address of the host's comes to it. Raises EngineUnavailable.
+    From an internal one nothing is let through but what is for its own subnet. Raises EngineUnavailable.
     """
-    beyond = (f"!= {subnet}",) if internal else _kept(ground)
-    leaving = "".join(f'add rule ip {bridge} arriving iifname "{bridge}" ip daddr {one} drop\n' for one in beyond)
+    beyond = f"!= {subnet}" if internal else _LOOPBACK
     said = _nft(
         ground,
         f"{_without(bridge)}add table ip {bridge}\n"
         f"add chain ip {bridge} arriving {{ type filter hook prerouting priority raw; policy accept; }}\n"
-        f"{leaving}"
+        f'add rule ip {bridge} arriving iifname "{bridge}" ip daddr {beyond} drop\n'
         f'add rule ip {bridge} arriving iifname != "{bridge}" ip daddr {subnet} drop\n',
     )
     if not said:
         return
-    for rule in _older(bridge, subnet, internal=internal, ground=ground):
+    for rule in _older(bridge, subnet, internal=internal):
         # Older hosts have only the older program.
         failed = _iptables(ground, "-C", rule) and _iptables(ground, "-I", rule)
         if failed:
@@ -65,7 +63,7 @@ def take_away(bridge: str, subnet: str, *, internal: bool, ground: Ground) -> st
         said.append(_nft(ground, f"delete table ip {bridge}\n"))
     # The listing makes no table where there is none; to ask for a rule would.
     if bridge.encode() in _run(ground, "iptables-save", ()).stdout:
-        rules = _older(bridge, subnet, internal=internal, ground=ground)
+        rules = _older(bridge, subnet, internal=internal)
         said += [_iptables(ground, "-D", rule) for rule in rules if not _iptables(ground, "-C", rule)]
     return "; ".join(one for one in said if one)
 
@@ -75,13 +73,9 @@ def _without(bridge: str) -> str:
     return f"add table ip {bridge}\ndelete table ip {bridge}\n"
 
 
-def _older(bridge: str, subnet: str, *, internal: bool, ground: Ground) -> tuple[Sequence[str], ...]:
-    beyond = [("!", "-d", subnet)] if internal else [("-d", one) for one in _kept(ground)]
-    return *(("-i", bridge, *one) for one in beyond), ("!", "-i", bridge, "-d", subnet)
-
-
-def _kept(ground: Ground) -> Sequence[str]:
-    return (_LOOPBACK, ground.address) if ground.is_hub else (_LOOPBACK,)
+def _older(bridge: str, subnet: str, *, internal: bool) -> tuple[Sequence[str], ...]:
+    beyond = ("!", "-d", subnet) if internal else ("-d", _LOOPBACK)
+    return ("-i", bridge, *beyond), ("!", "-i", bridge, "-d", subnet)
 
 
 def _nft(ground: Ground, script: str) -> str:

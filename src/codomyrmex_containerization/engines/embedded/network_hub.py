@@ -110,7 +110,7 @@ class Hub(Host):
                 "The network that leads out of this user's networks has gone.",
                 hint="start the containers in them again",
             )
-        ground = Ground(self._dns, self._folder, stack.address, stack.nameserver)
+        ground = Ground(self._dns, self._folder, stack.nameserver)
         return netns.inside(self._path, lambda: work(ground))
 
     def is_gone(self) -> bool:

@@ -55,6 +55,7 @@ class Worker:
         """Return where it listens. Raises EngineUnavailable when it does not start."""
         with self._starting:
             if self._process is None or self._process.poll() is not None:
+                self.end()  # lets go of one that has gone
                 self._start()
             return self._socket
 
