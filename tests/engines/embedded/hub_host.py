@@ -7,6 +7,7 @@ import shutil
 import socket
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -117,22 +118,29 @@ def _attacks(bench: networking.Bench, outside: socket.socket, names: socket.sock
         def reaches(attached: network.Attached, address: str, port: int, *, wanted: bool = False) -> bool:
             return other_host._reaches(networking.kept(attached), address, port, wanted=wanted)
 
+        tried: dict[str, Callable[[], bool]] = {
+            "published port": lambda: other_host._reaches(None, LOOPBACK, published),
+            "port published everywhere": lambda: other_host._reaches(None, HOST, outer.ports[1].host_port or 0),
+            "published datagrams": lambda: _datagram_comes(outer),
+            "way out": lambda: reaches(outer, NEIGHBOUR, 7003, wanted=True),
+            "names outside": lambda: other_host._asked(names, outer),
+            "neighbour in the network": lambda: reaches(neighbour, own, 8080, wanted=True),
+            "host's loopback": lambda: reaches(outer, LOOPBACK, 7001),
+            "host's loopback by the stack": lambda: reaches(outer, _SLIRPS_HOST, 7001),
+            "hub's loopback": lambda: reaches(outer, LOOPBACK, 7004, wanted=not walls),
+            "port published on loopback, by a stranger": lambda: reaches(stranger, _SLIRPS_ADDRESS, published),
+            "another network": lambda: reaches(stranger, own, 8080),
+            "container's own address from outside": lambda: _connects(outside, own),
+            "host's other address from inside": lambda: reaches(inner, HOST, 7002),
+            "way out from inside": lambda: reaches(inner, NEIGHBOUR, 7003),
+            "IPv6 of the hub": lambda: any(netns.inside(hub, lambda: [other_host._takes_ipv6(one.id) for one in rows])),
+        }
+        with ThreadPoolExecutor() as pool:  # what is refused takes its time
+            outcomes = list(pool.map(lambda attempt: attempt(), tried.values()))
+        # Afterwards: it listens where the other question for a name would arrive.
         return {
-            "published port": other_host._reaches(None, LOOPBACK, published),
-            "port published everywhere": other_host._reaches(None, HOST, outer.ports[1].host_port or 0),
-            "published datagrams": _datagram_comes(outer),
-            "way out": reaches(outer, NEIGHBOUR, 7003, wanted=True),
-            "names outside": other_host._asked(names, outer),
-            "neighbour in the network": reaches(neighbour, own, 8080, wanted=True),
-            "host's loopback": reaches(outer, LOOPBACK, 7001) or reaches(outer, _SLIRPS_HOST, 7001),
-            "hub's loopback": reaches(outer, LOOPBACK, 7004, wanted=not walls),
-            "port published on loopback, by a stranger": reaches(stranger, _SLIRPS_ADDRESS, published),
-            "another network": reaches(stranger, own, 8080),
-            "container's own address from outside": _connects(outside, own),
-            "host's other address from inside": reaches(inner, HOST, 7002),
-            "way out from inside": reaches(inner, NEIGHBOUR, 7003),
+            **dict(zip(tried, outcomes, strict=True)),
             "names outside from inside": other_host._asked(names, inner, wanted=False),
-            "IPv6 of the hub": any(netns.inside(hub, lambda: [other_host._takes_ipv6(one.id) for one in rows])),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import shutil
 import socket
@@ -164,6 +165,21 @@ async def test_containers_of_an_ordinary_user_meet_by_name_and_publish_ports(use
     assert programs(user) == []
     assert mounts(user, bench) == []
     assert not (user.folder / "run" / DATA / "hub").exists()
+
+
+async def test_containers_of_an_ordinary_user_come_and_go_side_by_side(user: OrdinaryUser, bench: Bench) -> None:
+    """SPEC B150, SPEC B151."""
+    names = [await network(bench), await network(bench, internal=True)]
+    made = [await bench.create(*ANSWERING, network=names[number % 2]) for number in range(6)]
+    async with anyio.create_task_group() as tasks:
+        for one in made:
+            tasks.start_soon(bench.engine.start_container, one)
+    found = [(await bench.engine.container_details(one)).networks[0].ip_address for one in made]
+    assert len(set(found)) == len(made)
+    async with anyio.create_task_group() as tasks:
+        for one in made:
+            tasks.start_soon(functools.partial(bench.engine.remove_container, one, force=True, volumes=True))
+    assert (programs(user), mounts(user, bench)) == ([], [])
 
 
 async def test_stack_that_died_is_there_again_with_the_next_container(user: OrdinaryUser, bench: Bench) -> None:

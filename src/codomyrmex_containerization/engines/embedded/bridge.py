@@ -175,7 +175,7 @@ def host_nameservers() -> tuple[str, ...]:
 def _call(
     program: Path, verb: str, links: network_links.Links, link: network_links.Link, namespace: Path, ground: Ground
 ) -> subprocess.CompletedProcess[bytes]:
-    argv = [str(program), "--config", str(ground.dns), f"--rootless={str(ground.is_hub).lower()}"]
+    argv = [str(program), "--config", str(ground.dns), *(["--rootless=true"] if ground.is_hub else [])]
     names = process.find("aardvark-dns", folders=_FOLDERS)
     if names is not None:
         argv += ["--aardvark-binary", str(names)]

@@ -82,25 +82,26 @@ class Hub(Host):
     """A network namespace of an ordinary user's, kept below `run`. Whoever calls a method that changes it keeps others from doing so."""
 
     def __init__(self, run: Path) -> None:
+        super().__init__(run)
         self._folder = run / "hub"
         self._path = self._folder / "net"
         self._dns = run / "dns"
 
     def open(self, notes: Notes, *, taken: Collection[str]) -> None:
         """Make it, unless it is there. Raises Conflict (a port), Unsupported, EngineUnavailable."""
-        if not netns.is_there(self._path):
+        is_new = not netns.is_there(self._path)
+        if is_new:
             self._clear()
             netns.make(self._path)
-            self._start(slirp.free_subnet(network_subnets.networks(sorted(taken))))
+        before = self._stack()
+        if before is not None and before.program.is_alive:
             return
-        stack = self._stack()
-        if (
-            stack is None or not stack.program.is_alive
-        ):  # what was published went with it, what was joined is still there
-            subnet = slirp.free_subnet(network_subnets.networks(sorted(taken))) if stack is None else stack.subnet
-            stack = self._start(subnet)
-            for one in (one for each in notes.all() for one in each.links):
-                self._publish(stack, one)
+        # What was joined is still there, and knows its address.
+        subnet = slirp.free_subnet(network_subnets.networks(sorted(taken))) if before is None else before.subnet
+        stack = self._start(subnet)
+        for links in () if is_new else notes.all():
+            for link in links.links:
+                self._publish(stack, link)
 
     def do(self, work: Callable[[Ground], T]) -> T:
         """Do something there, by programs too. Raises EngineUnavailable."""
@@ -145,10 +146,14 @@ class Hub(Host):
         self._publish(stack, link)
 
     def withdraw(self, link: Link) -> None:
-        """Give a container's ports on the host back. Raises EngineUnavailable."""
+        """Give a container's ports on the host back."""
         stack = self._stack()
         if stack is not None and stack.program.is_alive:
-            slirp.withdraw(stack, _outer(link), folder=self._folder, name=_NAME)
+            try:
+                slirp.withdraw(stack, _outer(link), folder=self._folder, name=_NAME)
+            except errors.EngineUnavailable:
+                # It holds what nobody can have back any more: the next one publishes what is noted then.
+                network_helpers.end(stack.program, word=str(self._path))
 
     def settle(self, notes: Notes) -> None:
         """Let the hub go unless a container is noted to be in a network that was created. Raises EngineUnavailable."""
@@ -203,8 +208,6 @@ class Hub(Host):
         stack = self._stack()
         noted = None if stack is None else stack.program  # of namespaces that have gone it is not found that way
         slirp.stop(noted, self._path, folder=self._folder, name=_NAME)
-        with suppress(OSError):
-            self._note.unlink()
 
 
 def of(run: Path) -> Host:

@@ -114,7 +114,7 @@ def publish(stack: Stack, port: PortMapping, *, folder: Path, name: str) -> Port
 
 def withdraw(stack: Stack, ports: Sequence[PortMapping], *, folder: Path, name: str) -> None:
     """Take back ports that were published; does nothing about others. Raises EngineUnavailable."""
-    wanted = [_forwarding(port, stack.address)["arguments"] for port in ports]
+    wanted = [_arguments(port, stack.address) for port in ports]
     if not wanted:
         return
     answer = _ask(folder, name, {"execute": "list_hostfwd"})
@@ -122,7 +122,7 @@ def withdraw(stack: Stack, ports: Sequence[PortMapping], *, folder: Path, name: 
     if not isinstance(entries, list):
         raise errors.EngineUnavailable(f"{PROGRAM} does not say what it publishes.", hint="start the container again")
     for one in entries:
-        if {name: value for name, value in one.items() if name != "id"} in wanted:
+        if any(all(one.get(name) == value for name, value in each.items()) for each in wanted):
             answer = _ask(folder, name, {"execute": "remove_hostfwd", "arguments": {"id": one.get("id")}})
             if "error" in answer:
                 raise errors.EngineUnavailable(
@@ -147,15 +147,16 @@ def check(port: PortMapping) -> None:
 
 
 def _forwarding(port: PortMapping, address: str) -> dict[str, object]:
+    return {"execute": "add_hostfwd", "arguments": _arguments(port, address)}
+
+
+def _arguments(port: PortMapping, address: str) -> dict[str, object]:
     return {
-        "execute": "add_hostfwd",
-        "arguments": {
-            "proto": port.protocol,
-            "host_addr": port.host_ip or _EVERYWHERE,
-            "host_port": port.host_port,
-            "guest_addr": address,
-            "guest_port": port.container_port,
-        },
+        "proto": port.protocol,
+        "host_addr": port.host_ip or _EVERYWHERE,
+        "host_port": port.host_port,
+        "guest_addr": address,
+        "guest_port": port.container_port,
     }
 
 
