@@ -120,19 +120,27 @@ def _asks(attached: network.Attached, far: Path, *, wanted: bool = True) -> bool
     """Whether a question for a name outside gets to the server of names that the host asks."""
     with closing(_inside(far, lambda: socket.socket(type=socket.SOCK_DGRAM))) as server:
         server.bind((NEIGHBOUR, 53))
-        server.settimeout(_SECONDS if wanted else _REFUSED_SECONDS)
-        with closing(_inside(networking.kept(attached), lambda: socket.socket(type=socket.SOCK_DGRAM))) as client:
-            client.sendto(_QUESTION, (attached.nameservers[0], 53))
-            try:
-                return b"secret" in server.recv(500)
-            except TimeoutError:
-                return False
+        return _asked(server, attached, wanted=wanted)
+
+
+def _asked(server: socket.socket, attached: network.Attached, *, wanted: bool = True) -> bool:
+    server.settimeout(_SECONDS if wanted else _REFUSED_SECONDS)
+    with closing(_inside(networking.kept(attached), lambda: socket.socket(type=socket.SOCK_DGRAM))) as client:
+        client.sendto(_QUESTION, (attached.nameservers[0], 53))
+        try:
+            return b"secret" in server.recv(500)
+        except TimeoutError:
+            return False
 
 
 @contextmanager
 def _answering(where: Path | None, address: str, port: int) -> Iterator[None]:
-    server = _inside(where, lambda: socket.create_server((address, port)))
+    with _answering_at(_inside(where, lambda: socket.create_server((address, port)))):
+        yield
 
+
+@contextmanager
+def _answering_at(server: socket.socket) -> Iterator[None]:
     def serve() -> None:
         while True:
             try:
@@ -180,10 +188,10 @@ def _leave_this_host() -> None:
     _run("mount", "-t", "sysfs", "sysfs", "/sys")  # shows this network's interfaces
 
 
-def _forget_nft(data: Path) -> None:
+def _forget_nft(data: Path, *more: str) -> None:
     tools = data / "tools"
     tools.mkdir()
-    for one in _TOOLS:
+    for one in (*_TOOLS, *more):
         (tools / one).symlink_to(shutil.which(one) or one)
     os.environ["PATH"] = str(tools)
     setattr(process, "_EXTRA_FOLDERS", ())  # noqa: B010 - declared with its length

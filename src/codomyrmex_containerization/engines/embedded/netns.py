@@ -11,12 +11,16 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from codomyrmex_containerization import errors, process
 from codomyrmex_containerization.engines.embedded import kernel
+
+T = TypeVar("T")
 
 _SECONDS = 20.0
 _CLONE_NEWNET = 0x40000000
@@ -80,6 +84,29 @@ def run(path: Path, argv: Sequence[str]) -> None:
         raise _failed(done.stderr.decode(errors="replace").strip())
 
 
+def inside(path: Path, work: Callable[[], T]) -> T:
+    """Do something in a namespace; the programs that it starts are there too. Raises EngineUnavailable, and what it raises."""
+    outcome: Future[T] = Future()
+
+    def there() -> None:
+        try:
+            with path.open("rb") as held:
+                kernel.enter(held.fileno())
+        except OSError as error:
+            outcome.set_exception(_failed(error.strerror or str(error), "entered"))
+            return
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001  it is raised where the work was asked for
+            outcome.set_exception(error)
+
+    # A thread that ends right after: an ordinary user's may not come back to the host's network.
+    thread = threading.Thread(target=there, name="netns")
+    thread.start()
+    thread.join()
+    return outcome.result()
+
+
 def is_there(path: Path) -> bool:
     """Whether a namespace is kept at this path."""
     try:
@@ -102,11 +129,11 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def _failed(why: str) -> errors.ContainerizationError:
+def _failed(why: str, what: str = "made") -> errors.ContainerizationError:
     if os.geteuid() != 0:
         return errors.Unsupported(
             f"This user may make no network namespace: {why}.", hint="run as root, or use docker or podman"
         )
     return errors.EngineUnavailable(
-        f"A network namespace cannot be made: {why}.", hint="check that this host allows namespaces and mounts"
+        f"A network namespace cannot be {what}: {why}.", hint="check that this host allows namespaces and mounts"
     )

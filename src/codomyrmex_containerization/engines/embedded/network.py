@@ -17,7 +17,9 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import (
     bridge,
     netns,
+    network_ground,
     network_helpers,
+    network_hub,
     network_links,
     network_ports,
     network_store,
@@ -57,7 +59,7 @@ class Networks:
         self._definitions = network_store.Definitions(folders, engine=engine)
         self._notes = network_links.Notes(folders.run / "net")
         self._namespaces = folders.run / "netns"
-        self._dns = folders.run / "dns"
+        self._place = network_hub.of(folders.run)
 
     # ------------------------------------------------------------------------------------------------------ definitions
 
@@ -198,6 +200,9 @@ class Networks:
                 found.append(
                     f"the network of container {links.name} was left, and cannot be taken down: {error.message}"
                 )
+        if self._place.is_left(self._notes):
+            with suppress(errors.ContainerizationError), self._place_kept():
+                found.append("the network that leads out of this user's networks was left")
         return found + self._bare_namespaces(alive)
 
     def end_strays(self) -> list[str]:
@@ -248,18 +253,30 @@ class Networks:
         bridge.require()
         subnet, gateway = network.spec.subnet or "", network.spec.gateway or ""
         namespace, before = self._namespace(links.container_id), links
-        with network_store.locked(self._notes.folder), network_ports.claimed(ports) as claims:
+        with self._place_kept(), network_ports.claimed(ports) as claims:
+            self._place.open(self._notes, taken=[one.spec.subnet for one in self._definitions.all() if one.spec.subnet])
             network_subnets.check_bridge(subnet, interface=network.interface, network=network.name)
             address = network_subnets.free_address(subnet, self._used(network, gateway), network=network.name)
-            holder = network_ports.keep(claims, folder=self._notes.folder, name=links.short)
+            holder = self._place.hold(claims, folder=self._notes.folder, name=links.short)
             made = network_links.Bridged(network.id, network.interface, subnet, network.spec.internal)
             real = tuple(one.port for one in claims)
-            link = Link(network.name, _next_interface(links), address, gateway, aliases, real, (), made)
+            link = Link(
+                network.name,
+                _next_interface(links),
+                address,
+                gateway,
+                aliases,
+                real,
+                (),
+                made,
+                self._place.inner(real, self._notes),
+            )
             links = self._note(replace(links, holder=holder or links.holder), link)
             try:
-                nameservers = bridge.set_up(links, link, namespace, dns=self._dns)
+                self._place.publish(claims, link)
+                nameservers = self._place.do(lambda ground: _set_up(links, link, namespace, ground))
             except errors.ContainerizationError:
-                if not bridge.tear_down(links, link, namespace, dns=self._dns):
+                if not self._tear_down(links, link):
                     network_ports.let_go(holder, folder=self._notes.folder, name=links.short)
                     self._notes.write(before)
                 raise
@@ -278,18 +295,35 @@ class Networks:
             slirp.stop(links.stack, namespace, folder=folder, name=links.short)
             links = replace(links, stack=None)
         rest = tuple(one for one in links.links if one.network != link.network)
-        return self._notes.write(replace(links, links=rest))
+        with self._place_kept():
+            return self._notes.write(replace(links, links=rest))
 
     def _leave_bridge(self, links: Links, link: Link) -> None:
         if links.maker.boot_id != state.boot_id():
             return  # a reboot has emptied the host's rules
         with network_store.locked(self._notes.folder):
-            failed = bridge.tear_down(links, link, self._namespace(links.container_id), dns=self._dns)
+            failed = self._tear_down(links, link)
         if failed:
             raise errors.EngineUnavailable(
                 f"Container {links.name} cannot be taken out of network {link.network}: {failed}",
                 hint=f"see its message; where a program is missing: {bridge.REMEDY}",
             )
+
+    def _tear_down(self, links: Links, link: Link) -> str:
+        if self._place.is_gone():
+            return ""
+        namespace = self._namespace(links.container_id)
+        self._place.withdraw(link)
+        return self._place.do(lambda ground: bridge.tear_down(links, link, namespace, ground=ground))
+
+    @contextmanager
+    def _place_kept(self) -> Iterator[None]:
+        """Keep others from changing what bridges lie in; afterwards it goes unless somebody needs it."""
+        with network_store.locked(self._notes.folder):
+            try:
+                yield
+            finally:
+                self._place.settle(self._notes)
 
     def _used(self, network: Network, gateway: str) -> set[str]:
         every = [link for links in self._notes.all() for link in links.links]
@@ -320,6 +354,13 @@ class Networks:
             with suppress(errors.ContainerizationError):
                 self.tear_down(container_id)
             raise
+
+
+def _set_up(links: Links, link: Link, namespace: Path, ground: network_ground.Ground) -> tuple[str, ...]:
+    own = link.bridged
+    if own is not None and ground.is_hub:
+        network_subnets.check_bridge(own.subnet, interface=own.bridge, network=link.network)
+    return bridge.set_up(links, link, namespace, ground=ground)
 
 
 def _refusal(need: Callable[[], object] | None) -> str:

@@ -12,30 +12,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codomyrmex_containerization import errors, process
+from codomyrmex_containerization.engines.embedded.network_ground import Ground
 
 _SECONDS = 60.0
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin", "LC_ALL": "C"}
 _LOOPBACK = "127.0.0.0/8"
 _REMEDY = "apt-get install nftables or iptables, or use docker or podman"
 
 
-def put_up(bridge: str, subnet: str, *, internal: bool) -> None:
+def put_up(bridge: str, subnet: str, *, internal: bool, ground: Ground) -> None:
     """Keep a bridge's containers from the host's loopback, and others from the containers; the bridge need not be there yet.
 
     From an internal one nothing is let through but what is for its own subnet. Raises EngineUnavailable.
     """
     beyond = f"!= {subnet}" if internal else _LOOPBACK
     said = _nft(
+        ground,
         f"{_without(bridge)}add table ip {bridge}\n"
         f"add chain ip {bridge} arriving {{ type filter hook prerouting priority raw; policy accept; }}\n"
         f'add rule ip {bridge} arriving iifname "{bridge}" ip daddr {beyond} drop\n'
-        f'add rule ip {bridge} arriving iifname != "{bridge}" ip daddr {subnet} drop\n'
+        f'add rule ip {bridge} arriving iifname != "{bridge}" ip daddr {subnet} drop\n',
     )
     if not said:
         return
     for rule in _older(bridge, subnet, internal=internal):
         # Older hosts have only the older program.
-        failed = _iptables("-C", rule) and _iptables("-I", rule)
+        failed = _iptables(ground, "-C", rule) and _iptables(ground, "-I", rule)
         if failed:
             raise errors.EngineUnavailable(
                 f"The host cannot be kept apart from a network's containers: {said}; {failed}", hint=_REMEDY
@@ -54,16 +55,16 @@ def shut_ipv6(bridge: str) -> None:
         ) from error
 
 
-def take_away(bridge: str, subnet: str, *, internal: bool) -> str:
+def take_away(bridge: str, subnet: str, *, internal: bool, ground: Ground) -> str:
     """Take away what `put_up` did; returns what went wrong, empty when all went well or nothing was there."""
     said = []
     # Whichever program worked then is found by what is there: it may be the other one that works now.
-    if not _run("nft", ("list", "table", "ip", bridge)).returncode:
-        said.append(_nft(f"delete table ip {bridge}\n"))
+    if not _run(ground, "nft", ("list", "table", "ip", bridge)).returncode:
+        said.append(_nft(ground, f"delete table ip {bridge}\n"))
     # The listing makes no table where there is none; to ask for a rule would.
-    if bridge.encode() in _run("iptables-save", ()).stdout:
+    if bridge.encode() in _run(ground, "iptables-save", ()).stdout:
         rules = _older(bridge, subnet, internal=internal)
-        said += [_iptables("-D", rule) for rule in rules if not _iptables("-C", rule)]
+        said += [_iptables(ground, "-D", rule) for rule in rules if not _iptables(ground, "-C", rule)]
     return "; ".join(one for one in said if one)
 
 
@@ -77,15 +78,15 @@ def _older(bridge: str, subnet: str, *, internal: bool) -> tuple[Sequence[str], 
     return ("-i", bridge, *beyond), ("!", "-i", bridge, "-d", subnet)
 
 
-def _nft(script: str) -> str:
-    return _said(_run("nft", ("-f", "-"), script))
+def _nft(ground: Ground, script: str) -> str:
+    return _said(_run(ground, "nft", ("-f", "-"), script))
 
 
-def _iptables(verb: str, rule: Sequence[str]) -> str:
-    return _said(_run("iptables", ("-w", "-t", "raw", verb, "PREROUTING", *rule, "-j", "DROP")))
+def _iptables(ground: Ground, verb: str, rule: Sequence[str]) -> str:
+    return _said(_run(ground, "iptables", ("-w", "-t", "raw", verb, "PREROUTING", *rule, "-j", "DROP")))
 
 
-def _run(name: str, words: Sequence[str], script: str = "") -> subprocess.CompletedProcess[bytes]:
+def _run(ground: Ground, name: str, words: Sequence[str], script: str = "") -> subprocess.CompletedProcess[bytes]:
     program = process.find(name)
     if program is None:
         return subprocess.CompletedProcess(name, 127, b"", f"{name} is missing".encode())
@@ -95,7 +96,7 @@ def _run(name: str, words: Sequence[str], script: str = "") -> subprocess.Comple
             input=script.encode(),
             capture_output=True,
             timeout=_SECONDS,
-            env=_ENVIRONMENT,
+            env=ground.environment,
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:

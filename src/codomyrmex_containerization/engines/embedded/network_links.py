@@ -33,7 +33,10 @@ class Bridged:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A container's place in one network; `bridged` is None where a stack in a process, or nothing, leads out."""
+    """A container's place in one network; `bridged` is None where a stack in a process, or nothing, leads out.
+
+    `inner` is where its ports are forwarded from when that is not done on the host.
+    """
 
     network: str
     interface: str
@@ -43,6 +46,7 @@ class Link:
     ports: tuple[PortMapping, ...] = ()
     nameservers: tuple[str, ...] = ()
     bridged: Bridged | None = None
+    inner: tuple[PortMapping, ...] = ()
 
     @property
     def attachment(self) -> NetworkAttachment:

@@ -12,7 +12,7 @@ from pathlib import Path
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.models.storage import NetworkSpec
 
-_ROUTES = Path("/proc/net/route")
+_ROUTES = Path("/proc/thread-self/net/route")  # of where this thread is
 _OTHERS = (ipaddress.IPv4Network("172.17.0.0/16"),)  # of a Docker that may start later
 _FIRST = int(ipaddress.IPv4Address("10.89.0.0"))
 _COUNT = (256 - 89) * 256  # from 10.89.0.0/24 to 10.255.255.0/24

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import socket
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from codomyrmex_containerization.models.container import PortMapping
 PROGRAM = "slirp4netns"
 REMEDY = "apt-get install slirp4netns, or use docker or podman"
 _MTU = 65520
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - where all addresses were asked for
 _READY_SECONDS = 15.0
 _ANSWER_SECONDS = 10.0
 _MOST_ANSWER_BYTES = 65536
 _TRIES = 8
 _CONTAINER, _GATEWAY, _NAMESERVER = 100, 2, 3  # in the subnet; the program's own choice
+_PREFIX = 24
 _SUBNETS = ("10.0.2.0/24", "10.41.2.0/24", "172.29.251.0/24", "192.168.251.0/24")
 
 
@@ -37,6 +40,11 @@ class Stack:
     address: str
     gateway: str
     nameserver: str
+
+    @property
+    def subnet(self) -> ipaddress.IPv4Network:
+        """Its addresses."""
+        return ipaddress.IPv4Network(f"{self.address}/{_PREFIX}", strict=False)
 
 
 def require() -> Path:
@@ -54,10 +62,12 @@ def _apart() -> Path:
     return found
 
 
-def start(netns: Path, *, interface: str, folder: Path, name: str) -> Stack:
+def start(
+    netns: Path, *, interface: str, folder: Path, name: str, subnet: ipaddress.IPv4Network | None = None
+) -> Stack:
     """Give a namespace an interface that leads out; `name` is that of its files in `folder`. Raises Unsupported, EngineUnavailable."""
     program = require()
-    subnet = _subnet()
+    subnet = subnet or free_subnet()
     log = folder / f"{name}.log"
     with suppress(FileNotFoundError):
         (folder / _socket_name(name)).unlink()
@@ -102,6 +112,24 @@ def publish(stack: Stack, port: PortMapping, *, folder: Path, name: str) -> Port
     )
 
 
+def withdraw(stack: Stack, ports: Sequence[PortMapping], *, folder: Path, name: str) -> None:
+    """Take back ports that were published; does nothing about others. Raises EngineUnavailable."""
+    wanted = [_arguments(port, stack.address) for port in ports]
+    if not wanted:
+        return
+    answer = _ask(folder, name, {"execute": "list_hostfwd"})
+    entries = answer.get("entries")
+    if not isinstance(entries, list):
+        raise errors.EngineUnavailable(f"{PROGRAM} does not say what it publishes.", hint="start the container again")
+    for one in entries:
+        if any(all(one.get(name) == value for name, value in each.items()) for each in wanted):
+            answer = _ask(folder, name, {"execute": "remove_hostfwd", "arguments": {"id": one.get("id")}})
+            if "error" in answer:
+                raise errors.EngineUnavailable(
+                    f"A port is not given back: {json.dumps(answer)[:300]}", hint="stop the containers with ports"
+                )
+
+
 def stop(program: state.Process | None, netns: Path, *, folder: Path, name: str) -> None:
     """End a namespace's network stack, and with it its published ports; quick when there is none."""
     network_helpers.end(program, word=str(netns))
@@ -119,15 +147,16 @@ def check(port: PortMapping) -> None:
 
 
 def _forwarding(port: PortMapping, address: str) -> dict[str, object]:
+    return {"execute": "add_hostfwd", "arguments": _arguments(port, address)}
+
+
+def _arguments(port: PortMapping, address: str) -> dict[str, object]:
     return {
-        "execute": "add_hostfwd",
-        "arguments": {
-            "proto": port.protocol,
-            "host_addr": port.host_ip or "0.0.0.0",  # noqa: S104 - all addresses were asked for
-            "host_port": port.host_port,
-            "guest_addr": address,
-            "guest_port": port.container_port,
-        },
+        "proto": port.protocol,
+        "host_addr": port.host_ip or _EVERYWHERE,
+        "host_port": port.host_port,
+        "guest_addr": address,
+        "guest_port": port.container_port,
     }
 
 
@@ -158,8 +187,9 @@ def _is_ready(descriptor: int) -> bool:
     return bool(waiting.poll(_READY_SECONDS * 1000)) and os.read(descriptor, 1) == b"1"
 
 
-def _subnet() -> ipaddress.IPv4Network:
-    taken = network_subnets.of_host()
+def free_subnet(others: Collection[ipaddress.IPv4Network] = ()) -> ipaddress.IPv4Network:
+    """Return the addresses that a stack is best given: neither the host's nor others."""
+    taken = [*network_subnets.of_host(), *others]
     wanted = [ipaddress.IPv4Network(one) for one in _SUBNETS]
     return next((one for one in wanted if not any(one.overlaps(other) for other in taken)), wanted[0])
 
