@@ -20,7 +20,8 @@ from tests.dispatch import harness
 from tests.dispatch.harness import House
 
 STORAGE = """
-    container_export container_update engine_prune image_import image_load image_save
+    container_commit container_diff container_export container_import container_rename container_top container_update
+    engine_prune image_import image_load image_save
     network_connect network_create network_disconnect network_list network_remove
     volume_create volume_list volume_remove
 """.split()
@@ -85,7 +86,7 @@ async def confirmed(house: House, tool: str, arguments: dict[str, Any]) -> dict[
     return await house.ok(tool, arguments, confirm_token=outcome.error_data["confirm_token"])
 
 
-def test_the_toolset_is_fourteen_tools_none_of_them_offered_by_default() -> None:
+def test_the_toolset_is_nineteen_tools_none_of_them_offered_by_default() -> None:
     tools = application.tools()
     assert sorted(name for name, spec in tools.items() if spec.toolset == "storage") == STORAGE
     assert tools["container_events"].toolset == "monitoring"
