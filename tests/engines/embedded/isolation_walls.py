@@ -148,6 +148,8 @@ WALLS: dict[str, Wall] = {
     "read_only": Wall("A read-only root", lambda one: one.refused("root"), ("strict",)),
     "no_network": Wall("No network but loopback", lambda one: one.inside["links"].split() == ["lo"], ("strict",)),
 }  # fmt: skip
+# What no level brings by itself.
+ASKED_FOR = frozenset({"disk_space", "disk_rate"})
 # Without a limit of its own the server's holds, whatever that is.
 UNSURE = frozenset({("files", "minimal")})
 
