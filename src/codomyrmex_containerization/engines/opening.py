@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from codomyrmex_containerization import errors, process, threads
+from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
 from codomyrmex_containerization.models.settings import EndpointSettings
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 MEMORY = "memory"
 EMBEDDED = "embedded"
 BUILT_IN = ("docker", "podman", EMBEDDED, MEMORY)
-_EMBEDDED_NEEDS = ("conmon",)
-_RUNTIMES = ("crun", "runc", "youki")
-
 _CONNECT_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
 _SERVICE_SECONDS = 30.0
@@ -251,7 +247,9 @@ class Opener:
 
 
 def _has_runtime() -> bool:
-    return os.geteuid() == 0 and all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
+    from codomyrmex_containerization.engines.embedded import tiers
+
+    return tiers.may_work()
 
 
 async def _attend(engine: base.Engine) -> None:

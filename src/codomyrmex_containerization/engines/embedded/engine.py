@@ -30,6 +30,7 @@ from codomyrmex_containerization.engines.embedded import (
     overlay,
     shapes,
     steps,
+    tiers,
 )
 from codomyrmex_containerization.engines.embedded.state import Record
 from codomyrmex_containerization.models.container import (
@@ -77,8 +78,10 @@ class EmbeddedEngine(base.Engine):
         *,
         timeout_seconds: float,
         sampler: cgroups.Sampler | None = None,
+        tier: tiers.Tier | None = None,
     ) -> None:
         self.name = endpoint.engine
+        self._tier = tier
         self.endpoint = endpoint
         self._folders = folders
         self._timeout_seconds = timeout_seconds
@@ -103,7 +106,7 @@ class EmbeddedEngine(base.Engine):
         if self._made is None:
             with self._making:
                 if self._made is None:
-                    house = life.House(self._folders, engine=self.name)
+                    house = life.House(self._folders, engine=self.name, tier=self._tier)
                     house.recover()
                     self._made = house  # nobody uses it before it has set right what a crash left
         return self._made

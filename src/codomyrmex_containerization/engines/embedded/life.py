@@ -39,6 +39,7 @@ from codomyrmex_containerization.engines.embedded import (
     seccomp,
     shapes,
     state,
+    tiers,
     users,
     volumes,
 )
@@ -69,8 +70,9 @@ _NOT_STARTED = re.compile(
 class House:
     """All of one engine's stores, and what is done to containers in them; every method blocks."""
 
-    def __init__(self, folders: objects.Folders, *, engine: str) -> None:
+    def __init__(self, folders: objects.Folders, *, engine: str, tier: tiers.Tier | None = None) -> None:
         self.engine = engine
+        self.tier = tier  # None: the best that works
         self.folders = folders
         for folder in (folders.data, folders.run):
             _make_folder(folder)
@@ -92,20 +94,20 @@ class House:
     def found(self) -> probe.Runtime:
         """The OCI runtime that works here. Raises EngineUnavailable, naming what to install."""
         if self._found is None:
-            self._found = probe.find_runtime(self.folders.data / "probe")
+            self._found = probe.find_runtime(self.folders.data / "probe", tier=self.tier)
         return self._found
 
     @property
     def runtime(self) -> runtime.Runtime:
-        """The runtime and conmon. Raises EngineUnavailable."""
+        """The runtime and what watches its containers. Raises EngineUnavailable."""
         if self._runtime is None:
-            conmon, _ = probe.find_conmon()
+            monitor, _ = probe.find_monitor(self.found.tier)
             self._runtime = runtime.Runtime(
                 self.found.path,
-                conmon,
+                monitor,
                 self.folders,
                 prefix=self.found.prefix,
-                is_always_prefixed=self.found.cgroups == "none",
+                is_always_prefixed=self.found.is_always_prefixed,
             )
         return self._runtime
 

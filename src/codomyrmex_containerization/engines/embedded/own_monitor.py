@@ -14,7 +14,7 @@ import select
 import sys
 import time
 
-_VERSION = "1.0"
+VERSION = "1.0"
 _READ_BYTES = 8192
 _ENTRY_BYTES = 45  # what an entry of the log counts beside its text
 _SUBREAPER, _SIGCHLD = 36, 17
@@ -60,7 +60,7 @@ def _options(words: list[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
 def main(words: list[str]) -> int:
     """Watch one container, from its creation to its end."""
     if words == ["--version"]:
-        sys.stdout.write(f"own monitor version {_VERSION}\n")
+        sys.stdout.write(f"own monitor version {VERSION}\n")
         return 0
     sync = _pipe_of("_OCI_SYNCPIPE")
     try:
