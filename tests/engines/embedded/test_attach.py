@@ -99,7 +99,7 @@ def watch(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watch]:
     def one(script: str, *, stdin: bool = False, log_bytes: int = -1, name: str = "") -> Watched:
         folder = tmp_path / (name or f"watched-{len(made)}")
         made.append(Watched(folder))
-        _monitor(monitor, folder, script, stdin=stdin, log_bytes=log_bytes)
+        monitored(monitor, folder, script, stdin=stdin, log_bytes=log_bytes)
         return made[-1]
 
     yield one
@@ -117,7 +117,8 @@ def monitor_command(kind: str) -> list[str]:
     return [str(conmon)]
 
 
-def _monitor(monitor: list[str], folder: Path, script: str, *, stdin: bool, log_bytes: int) -> None:
+def monitored(monitor: list[str], folder: Path, script: str, *, stdin: bool, log_bytes: int) -> None:
+    """Have a monitor watch a script that waits until it is told to go on."""
     (folder / "exits").mkdir(parents=True)
     os.mkfifo(folder / "go")
     runtime = folder / "runtime"

@@ -21,6 +21,7 @@ _SUBREAPER, _SIGCHLD = 36, 17
 _PASSED_SIGNALS = (2, 3, 15)
 _OOM_SCORE = b"-999"
 _SHUT_RD, _SHUT_WR = 0, 1
+_UNKNOWN = -1  # what no process ends with
 _MOST_WORDS_BYTES = 65536
 
 _WITH_WORD = {
@@ -242,6 +243,7 @@ class _Monitor:
         if self._sync is not None:
             os.close(self._sync)
             self._sync = None
+        self._reap()
         while self._container not in self._ended:
             self._turn()
         self._drain()
@@ -345,6 +347,8 @@ class _Monitor:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
+                # Somebody else has heard how it ended: it is not known.
+                self._ended.setdefault(self._container, _UNKNOWN)
                 return
             if pid == 0:
                 return
@@ -360,6 +364,7 @@ class _Monitor:
         if not data:
             return False
         self._log.write(stream, data)
+        self._accept()  # whoever was there before it was said hears it
         for client in list(self._clients.values()):
             if client.writes:
                 try:
@@ -380,15 +385,21 @@ class _Monitor:
             os.set_blocking(end, False)
             while self._read(end):
                 pass
+        self._accept()  # what is said at the end is said to those too who came for it alone
 
     def _accept(self) -> None:
+        while self._accept_one():
+            pass
+
+    def _accept_one(self) -> bool:
         try:
             number, _ = self._listener._accept()  # type: ignore[attr-defined]  # what accept of the module socket calls
         except OSError:
-            return
+            return False
         os.set_blocking(number, True)
         self._clients[number] = _Client(_socket.socket(fileno=number))
         self._poll.register(number, select.POLLIN)
+        return True
 
     def _hear(self, client: _Client, what: int) -> None:
         data = b""
@@ -470,6 +481,10 @@ class _Monitor:
             for folder in {self._single["bundle"], self._single.get("persist", self._single["bundle"])}:
                 os.close(os.open(f"{folder}/oom", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         self._listener.close()
+        try:
+            os.unlink(f"{self._single['bundle']}/attach")
+        except OSError:
+            pass  # its folder has gone
         code = str(_code(self._ended[self._container]))
         if "persist" in self._single:
             _write_whole(f"{self._single['persist']}/exit", code)
@@ -496,6 +511,8 @@ class _Monitor:
 
 
 def _code(status: int) -> int:
+    if status == _UNKNOWN:
+        return -1
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
