@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 from codomyrmex_containerization.engines.embedded.own_words import Refused, require_known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _CONTROLLERS = frozenset({"memory", "cpu", "cpuacct", "pids", "freezer", "devices", "blkio"})
 # What each program may have: nothing, zeros, randomness and terminals of its own. A node may be made, but not opened.
@@ -26,12 +29,15 @@ _ROUNDS, _PAUSE_SECONDS = 400, 0.005
 _KILL = 9
 
 
-class Group(NamedTuple):
+class Group:
     """A container's folder in one tree."""
 
-    folder: str
-    is_v2: bool
-    controllers: tuple[str, ...]
+    __slots__ = ("controllers", "folder", "is_v2")
+
+    def __init__(self, folder: str, is_v2: bool, controllers: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.is_v2 = is_v2
+        self.controllers = controllers
 
 
 def planned(path: str) -> list[Group]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the module above it takes as long to import as all of this
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from codomyrmex_containerization.engines.embedded import own_calls, own_cgroups, own_init, own_mounts, own_process
 from codomyrmex_containerization.engines.embedded.own_containers import ANSWER, BEGIN, Container, folder_of, start_of
 from codomyrmex_containerization.engines.embedded.own_init import Said, Talk
 from codomyrmex_containerization.engines.embedded.own_namespaces import Namespaces, opened_of
 from codomyrmex_containerization.engines.embedded.own_words import Json, Refused, parsed, read, require_known, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 VERSION = "1.0"
 _WITH_WORD = ("--root", "--bundle", "--pid-file", "--process", "--resources")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the module above it takes as long to import as all of this
 import os
 import time
-from typing import NamedTuple
 
 from codomyrmex_containerization.engines.embedded import own_cgroups
 from codomyrmex_containerization.engines.embedded.own_cgroups import Group
@@ -34,16 +33,19 @@ def start_of(pid: int) -> str:
     return "" if words[0].decode() in _ENDED else words[19].decode()
 
 
-class Container(NamedTuple):
+class Container:
     """A container that was made."""
 
-    name: str
-    folder: str
-    pid: int
-    start: str
-    bundle: str
-    groups: list[Group]
-    seccomp: Json | None
+    def __init__(
+        self, name: str, folder: str, pid: int, start: str, bundle: str, groups: list[Group], seccomp: Json | None
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.pid = pid
+        self.start = start
+        self.bundle = bundle
+        self.groups = groups
+        self.seccomp = seccomp
 
     @classmethod
     def find(cls, root: str, name: str) -> Container:
@@ -59,7 +61,10 @@ class Container(NamedTuple):
     def keep(self) -> None:
         """Write it down. Raises OSError."""
         known = {"pid": self.pid, "start": self.start, "bundle": self.bundle, "seccomp": self.seccomp}
-        write(f"{self.folder}/{_STATE}", written({**known, "groups": [list(one) for one in self.groups]}))
+        write(
+            f"{self.folder}/{_STATE}",
+            written({**known, "groups": [[one.folder, one.is_v2, one.controllers] for one in self.groups]}),
+        )
 
     @property
     def is_alive(self) -> bool:

@@ -8,9 +8,12 @@ Source: https://docs.kernel.org/userspace-api/seccomp_filter.html
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from codomyrmex_containerization.engines.embedded import own_syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _LOAD, _AND, _RETURN, _JUMP = 0x20, 0x54, 0x06, 0x05
 _IF_EQUAL, _IF_AT_LEAST, _IF_MORE = 0x15, 0x35, 0x25

@@ -5,13 +5,16 @@ from __future__ import annotations
 import _socket
 import os
 import sys
-from typing import NoReturn
 
 from codomyrmex_containerization.engines.embedded import own_calls as calls
 from codomyrmex_containerization.engines.embedded import own_mounts, own_process
 from codomyrmex_containerization.engines.embedded.own_containers import ANSWER, BEGIN
 from codomyrmex_containerization.engines.embedded.own_namespaces import Namespaces
 from codomyrmex_containerization.engines.embedded.own_words import Json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _LONGEST_WORDS_BYTES = 4096
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any, NamedTuple
 
 from codomyrmex_containerization.engines.embedded import own_calls as calls
 from codomyrmex_containerization.engines.embedded.own_words import Refused, require_known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _FLAGS = {
     "ro": (calls.MS_RDONLY, True), "rw": (calls.MS_RDONLY, False), "nosuid": (calls.MS_NOSUID, True),
@@ -44,22 +47,28 @@ _NULL = "/dev/null"
 _REFUSED = (errno.EPERM, errno.EACCES)
 
 
-class _Options(NamedTuple):
-    flags: int
-    data: str
-    below: int
-    propagation: int
+class _Options:
+    __slots__ = ("below", "data", "flags", "propagation")
+
+    def __init__(self, flags: int, data: str = "", below: int = 0, propagation: int = 0) -> None:
+        self.flags = flags
+        self.data = data
+        self.below = below
+        self.propagation = propagation
 
     @property
     def attributes(self) -> int:
         return self.flags & _ATTRIBUTES
 
 
-class Bound(NamedTuple):
+class Bound:
     """A folder or file of the host, as a mount that is nowhere yet."""
 
-    tree: int
-    is_folder: bool
+    __slots__ = ("is_folder", "tree")
+
+    def __init__(self, tree: int, *, is_folder: bool) -> None:
+        self.tree = tree
+        self.is_folder = is_folder
 
 
 def _options(words: list[str]) -> _Options:
@@ -111,7 +120,7 @@ def _copied(opened: int, options: _Options) -> Bound:
         calls.set_attributes(tree, options.attributes, recursive=False)
     # A mount on the host is never to be seen here afterwards, nor one of here on the host.
     calls.set_attributes(tree, options.below, recursive=True, propagation=options.propagation or calls.MS_PRIVATE)
-    return Bound(tree, stat.S_ISDIR(os.fstat(opened).st_mode))
+    return Bound(tree, is_folder=stat.S_ISDIR(os.fstat(opened).st_mode))
 
 
 class Root:

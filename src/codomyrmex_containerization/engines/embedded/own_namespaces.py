@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from codomyrmex_containerization.engines.embedded import own_calls as calls
 from codomyrmex_containerization.engines.embedded.own_words import Json, Refused, require_known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _FLAGS = {
     "mount": calls.NEWNS, "cgroup": calls.NEWCGROUP, "uts": calls.NEWUTS, "ipc": calls.NEWIPC, "user": calls.NEWUSER,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
 
-Json = dict[str, Any]
+# What types are made of takes longer to import than all that is done here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Json = dict[str, Any]
+else:
+    Json = dict
 
 _MOST_BYTES = 16 * 1024 * 1024
 
@@ -41,7 +47,7 @@ def parsed(data: bytes, what: str) -> Json:
             found, end = make_scanner(_Reader)(text, 0)  # type: ignore[arg-type]  # it takes whatever has these names
             if text[end:].strip():
                 raise ValueError("there is something after its end")
-    except (ValueError, StopIteration, RecursionError) as error:
+    except (ValueError, StopIteration, RecursionError, SystemError) as error:
         raise Refused(f"{what} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise Refused(f"{what} is no JSON object")
