@@ -218,7 +218,7 @@ def _try(folder: Path, runtime: Runtime, wanted: Limits) -> Runtime:
         runtime,
         cgroups=groups.layout() if is_counted else "none",
         limits=held,
-        notes=tuple(filter(None, (tiers.note(runtime.tier), *_notes(runtime, held, is_counted=is_counted)))),
+        notes=tuple(filter(None, (tiers.note(runtime.tier, held), *_notes(runtime, held, is_counted=is_counted)))),
     )
 
 

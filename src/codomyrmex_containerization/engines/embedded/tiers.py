@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,11 +58,14 @@ def own_runtime_command() -> tuple[str, ...]:
     return (sys.executable, *_ALONE, str(_RUNTIME))
 
 
-def note(tier: Tier) -> str:
-    """Return what people are told of a tier that is not the highest; empty for the highest."""
+def note(tier: Tier, held: Collection[str]) -> str:
+    """Return what people are told of a tier that is not the highest, and of the limits that hold there; empty for the highest."""
     if tier == "full":
         return ""
-    return f"tier {tier}: containers are made by a runtime of our own; crun would start them sooner: {REMEDY}"
+    limits = f"the kernel holds {', '.join(sorted(held))}" if held else "no limits hold"
+    return (
+        f"tier {tier}: containers are made and watched by programs of our own, {limits}; the next higher tier: {REMEDY}"
+    )
 
 
 def may_work() -> bool:
