@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -42,6 +43,14 @@ FORMAT = struct.Struct("=HBBI")
 DATA = struct.Struct("=IIQ6Q")
 KILLED, NO_SUCH_CALL, REFUSED, ALLOWED = 0x80000000, 0x50000 | errno.ENOSYS, 0x50000 | errno.EPERM, 0x7FFF0000
 MACHINES = ("x86_64", "aarch64")
+NOBODY = 65_534
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "env",
+)  # env: setpriv itself still may all
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +325,50 @@ def test_users_of_its_own_are_nobody_outside(bench: Bench) -> None:
     assert status_of(pid)["Uid"].split() == [str(1 << 30)] * 4
     done = bench.executed("sh", "-c", "id -u; touch /proc/sys/kernel/core_pattern 2>/dev/null || echo refused")
     assert done.stdout.split() == ["0", "refused"]
+
+
+def _python_of_everybody() -> tuple[str, ...]:
+    """The command of the runtime for a user who may not get to where this interpreter is."""
+    program = tiers.own_runtime_command()[-1]
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        command = (python, "-I", "-S", program)
+        if subprocess.run([*AS_NOBODY, *command, "--version"], capture_output=True, check=False).returncode == 0:
+            break
+    else:
+        backends.missing("no Python that every user may start", enable="apt-get install python3")
+    return command
+
+
+@pytest.mark.parametrize("is_root_inside", [True, False], ids=["root_of_a_namespace", "plain"])
+def test_ordinary_user_has_containers_with_the_same_walls(bench: Bench, is_root_inside: bool) -> None:
+    """SPEC B111: both as root of a namespace that was made before, and with one that the runtime makes."""
+    for program in ("setpriv", "unshare"):
+        if process.find(program) is None:
+            backends.missing(f"no {program}", enable="apt-get install util-linux")
+    runtime = _python_of_everybody()
+    with tempfile.TemporaryDirectory(prefix="cxc-nobody-") as name:
+        folder = Path(name)
+        shutil.copytree(bench.config["root"]["path"], folder / "rootfs", symlinks=True)
+        config = {**bench.config, "root": {"path": "rootfs", "readonly": True}, "linux": {**bench.config["linux"]}}
+        config["linux"]["resources"] = {"devices": config["linux"]["resources"]["devices"]}
+        del config["linux"]["cgroupsPath"]
+        script = "id -u; echo > /dev/null && cat /proc/keys && (touch /x || echo > /proc/sys/kernel/hostname); cat /proc/self/status"
+        config["process"]["args"] = ["sh", "-c", f"({script}) 2>/dev/null"]
+        if not is_root_inside:
+            one = [{"containerID": 0, "hostID": NOBODY, "size": 1}]
+            config["linux"] |= {"uidMappings": one, "gidMappings": one}
+            config["linux"]["namespaces"] = [*config["linux"]["namespaces"], {"type": "user"}]
+        (folder / "config.json").write_text(json.dumps(config))
+        for one_path in (folder, *folder.rglob("*")):
+            os.chown(one_path, NOBODY, NOBODY, follow_symlinks=False)
+        inside = ("unshare", "--map-root-user", "--mount", "--propagation", "slave") if is_root_inside else ()
+        command = [*AS_NOBODY, *inside, *runtime, "--root", f"{folder}/state", "run", "--bundle", str(folder), "x"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    assert (first, found["Seccomp"], found["NoNewPrivs"]) == ("0", "2", "1")
+    assert int(found["CapBnd"], 16) == sum(1 << seccomp._CAPABILITIES.index(one) for one in bundle.DEFAULT_CAPABILITIES)
 
 
 # ------------------------------------------------------------------------------------------------------------- its life
