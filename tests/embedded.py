@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from codomyrmex_containerization import process
-from codomyrmex_containerization.engines.embedded import folders, objects
+from codomyrmex_containerization.engines.embedded import folders, objects, tiers
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.models.engine import Endpoint
 from tests import backends
@@ -20,21 +20,21 @@ TIMEOUT_SECONDS = 60.0
 _CONFIG = objects.ImageConfig(env=("PATH=/usr/local/bin:/usr/bin:/bin",), command=("sh",))
 
 
-def require() -> None:
+def require(tier: tiers.Tier | None = None) -> None:
     """Skip, loudly, where it cannot run."""
     if os.geteuid() != 0:
         backends.missing("the embedded engine's tests need root")
-    for program in ("conmon", "crun"):
+    for program in ("conmon", "crun") if tier != "bare" else ():
         if process.find(program) is None:
             backends.missing(f"no {program}")
 
 
-def engine(folder: Path) -> EmbeddedEngine:
+def engine(folder: Path, *, tier: tiers.Tier | None = None) -> EmbeddedEngine:
     """Return an engine with folders of its own."""
-    require()
+    require(tier)
     data, run = folder / "embedded", folder / "run"
     endpoint = Endpoint("embedded", f"file://{data}", "the tests", kind="embedded")
-    return EmbeddedEngine(endpoint, objects.Folders(data, run), timeout_seconds=TIMEOUT_SECONDS)
+    return EmbeddedEngine(endpoint, objects.Folders(data, run), timeout_seconds=TIMEOUT_SECONDS, tier=tier)
 
 
 def base_image(engine: EmbeddedEngine, folder: Path) -> str:

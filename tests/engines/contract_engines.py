@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -18,7 +18,16 @@ from codomyrmex_containerization.models.engine import Endpoint
 from tests import backends
 
 TIMEOUT_SECONDS = 60.0
-PARAMETERS = ("docker", "modern-docker", "podman", "podman-rootless", "embedded", "embedded-rootless", "memory")
+PARAMETERS = (
+    "docker",
+    "modern-docker",
+    "podman",
+    "podman-rootless",
+    "embedded",
+    "embedded-bare",
+    "embedded-rootless",
+    "memory",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +110,18 @@ def _podman_engine(service: Any, folder: Path) -> Opened:
 
 
 def _embedded(request: pytest.FixtureRequest, folder: Path) -> Opened:
+    return _embedded_engine(folder, None)
+
+
+def _bare_embedded(request: pytest.FixtureRequest, folder: Path) -> Opened:
+    return _embedded_engine(folder, "bare")
+
+
+def _embedded_engine(folder: Path, tier: Literal["bare"] | None) -> Opened:
     from codomyrmex_containerization.engines.embedded import health
     from tests import embedded
 
-    engine = embedded.engine(folder)
+    engine = embedded.engine(folder, tier=tier)
     image = embedded.base_image(engine, folder)
     return Opened(
         engine,
@@ -138,6 +155,7 @@ _OPEN: dict[str, Callable[[pytest.FixtureRequest, Path], Opened]] = {
     "podman-rootless": _rootless_podman,
     "embedded": _embedded,
     "embedded-rootless": _rootless_embedded,
+    "embedded-bare": _bare_embedded,
     "memory": _memory,
 }
 

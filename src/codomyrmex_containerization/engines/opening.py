@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from codomyrmex_containerization import errors, process, threads
+from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
 from codomyrmex_containerization.models.settings import EndpointSettings
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 MEMORY = "memory"
 EMBEDDED = "embedded"
 BUILT_IN = ("docker", "podman", EMBEDDED, MEMORY)
-_EMBEDDED_NEEDS = ("conmon",)
-_RUNTIMES = ("crun", "runc", "youki")
-
 _CONNECT_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
 _SERVICE_SECONDS = 30.0
@@ -253,7 +250,9 @@ class Opener:
 
 
 def _has_runtime() -> bool:
-    return all(map(process.find, _EMBEDDED_NEEDS)) and any(map(process.find, _RUNTIMES))
+    from codomyrmex_containerization.engines.embedded import tiers
+
+    return tiers.may_work()
 
 
 async def _attend(engine: base.Engine) -> None:

@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import anyio
 import pytest
 
 from codomyrmex_containerization import errors, process, threads
-from codomyrmex_containerization.engines.embedded import attach
+from codomyrmex_containerization.engines.embedded import attach, own_monitor
 from codomyrmex_containerization.models.container import OutputFrame
 from tests import backends
 
@@ -89,18 +90,16 @@ def _is_open(name: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{name}")
 
 
-@pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Watch]:
-    """Make a monitor for a shell script that does not run yet."""
-    conmon = process.find("conmon")
-    if conmon is None:
-        backends.missing("no conmon", enable="apt-get install conmon")
+@pytest.fixture(params=["conmon", "own"])
+def watch(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watch]:
+    """Make a monitor, conmon or the one of our own, for a shell script that does not run yet."""
+    monitor = monitor_command(request.param)
     made: list[Watched] = []
 
     def one(script: str, *, stdin: bool = False, log_bytes: int = -1, name: str = "") -> Watched:
         folder = tmp_path / (name or f"watched-{len(made)}")
         made.append(Watched(folder))
-        _monitor(conmon, folder, script, stdin=stdin, log_bytes=log_bytes)
+        monitored(monitor, folder, script, stdin=stdin, log_bytes=log_bytes)
         return made[-1]
 
     yield one
@@ -108,7 +107,18 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         watched.clean_up()
 
 
-def _monitor(conmon: Path, folder: Path, script: str, *, stdin: bool, log_bytes: int) -> None:
+def monitor_command(kind: str) -> list[str]:
+    """The command of a monitor: conmon, or our own."""
+    if kind == "own":
+        return [sys.executable, "-I", "-S", own_monitor.__file__]
+    conmon = process.find("conmon")
+    if conmon is None:
+        backends.missing("no conmon", enable="apt-get install conmon")
+    return [str(conmon)]
+
+
+def monitored(monitor: list[str], folder: Path, script: str, *, stdin: bool, log_bytes: int) -> None:
+    """Have a monitor watch a script that waits until it is told to go on."""
     (folder / "exits").mkdir(parents=True)
     os.mkfifo(folder / "go")
     runtime = folder / "runtime"
@@ -118,7 +128,7 @@ def _monitor(conmon: Path, folder: Path, script: str, *, stdin: bool, log_bytes:
     runtime.chmod(0o700)
     answer, answered = os.pipe()
     argv = [
-        *(str(conmon), "--api-version", "1", "-c", "program", "-u", "program", "-n", "program", "-r", str(runtime)),
+        *(*monitor, "--api-version", "1", "-c", "program", "-u", "program", "-n", "program", "-r", str(runtime)),
         *("-b", str(folder), "-p", str(folder / "pid"), "-P", str(folder / "conmon.pid")),
         *("-l", f"k8s-file:{folder / 'log'}", "--log-size-max", str(log_bytes), "--exit-dir", str(folder / "exits")),
         *("--full-attach", "--socket-dir-path", str(folder), "--log-level", "error", "--no-sync-log"),

@@ -127,7 +127,7 @@ def test_reason_of_each_is_told_when_none_works(runtimes: Path, tmp_path: Path) 
         put(runtimes, name, f'case "$1" in --version) echo {name} 9.9;; *) echo {name} is broken >&2; exit 1;; esac')
 
     with pytest.raises(errors.EngineUnavailable) as caught:
-        probe.find_runtime(tmp_path / "state")
+        probe.find_runtime(tmp_path / "state", tier="full")
 
     assert all(f"{name} is broken" in caught.value.message for name in probe.KINDS)
     assert "apt-get install crun conmon slirp4netns uidmap" in caught.value.hint
@@ -139,7 +139,7 @@ def test_runtime_that_lies_about_having_run_a_program_is_not_believed(runtimes: 
         put(runtimes, name, 'case "$1" in --version) echo 9.9;; *) for last; do :; done; exit 0;; esac')
 
     with pytest.raises(errors.EngineUnavailable):
-        probe.find_runtime(tmp_path / "state")
+        probe.find_runtime(tmp_path / "state", tier="full")
 
 
 def test_runtime_that_cannot_set_limits_is_taken_with_a_note_and_tried_again(runtimes: Path, tmp_path: Path) -> None:

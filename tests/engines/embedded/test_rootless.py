@@ -33,7 +33,6 @@ async def engine(session_ordinary_user: OrdinaryUser, tmp_path: Path) -> AsyncIt
     """An engine of the ordinary user's with a data folder of its own."""
     made = session_ordinary_user.engine(f"rootless-{tmp_path.name}")
     session_ordinary_user.base_image(made)
-    await made.info()
     yield made
     for row in await made.list_containers(all=True):
         await made.remove_container(row.id, force=True, volumes=True)

@@ -38,6 +38,7 @@ from codomyrmex_containerization.engines.embedded import (
     revivals,
     shapes,
     steps,
+    tiers,
     userns,
 )
 from codomyrmex_containerization.engines.embedded.state import Record
@@ -88,8 +89,10 @@ class EmbeddedEngine(base.Engine):
         timeout_seconds: float,
         sampler: cgroups.Sampler | None = None,
         world: userns.World | None = None,
+        tier: tiers.Tier | None = None,
     ) -> None:
         self.name = endpoint.engine
+        self._tier = tier
         self.endpoint = endpoint
         self._folders = folders
         self._timeout_seconds = timeout_seconds
@@ -115,7 +118,7 @@ class EmbeddedEngine(base.Engine):
         if self._made is None:
             with self._making:
                 if self._made is None:
-                    house = life.House(self._folders, engine=self.name)
+                    house = life.House(self._folders, engine=self.name, tier=self._tier)
                     house.recover()
                     self._made = house  # nobody uses it before it has set right what a crash left
                     self._revivals = revivals.begin(house.containers, self._folders, self.name)

@@ -43,6 +43,8 @@ from codomyrmex_containerization.engines.embedded import (
     seccomp,
     shapes,
     state,
+    tiers,
+    tries,
     users,
     volumes,
 )
@@ -73,8 +75,9 @@ _NOT_STARTED = re.compile(
 class House:
     """All of one engine's stores, and what is done to containers in them; every method blocks."""
 
-    def __init__(self, folders: objects.Folders, *, engine: str) -> None:
+    def __init__(self, folders: objects.Folders, *, engine: str, tier: tiers.Tier | None = None) -> None:
         self.engine = engine
+        self.tier = tier  # None: the best that works
         self.folders = folders
         for folder in (folders.data, folders.run):
             _make_folder(folder)
@@ -96,20 +99,20 @@ class House:
     def found(self) -> probe.Runtime:
         """The OCI runtime that works here. Raises EngineUnavailable, naming what to install."""
         if self._found is None:
-            self._found = probe.find_runtime(self.folders.data / "probe")
+            self._found = probe.find_runtime(self.folders.data / "probe", tier=self.tier)
         return self._found
 
     @property
     def runtime(self) -> runtime.Runtime:
-        """The runtime and conmon. Raises EngineUnavailable."""
+        """The runtime and what watches its containers. Raises EngineUnavailable."""
         if self._runtime is None:
-            conmon, _ = probe.find_conmon()
+            monitor, _ = probe.find_monitor(self.found.tier)
             self._runtime = runtime.Runtime(
                 self.found.path,
-                conmon,
+                monitor,
                 self.folders,
                 prefix=self.found.prefix,
-                is_always_prefixed=self.found.cgroups == "none",
+                is_always_prefixed=self.found.is_always_prefixed,
             )
         return self._runtime
 
@@ -847,6 +850,7 @@ class House:
 
     def recover(self) -> list[str]:
         """After a crash or a reboot: note who has ended, take down what belongs to nobody. Returns what was found."""
+        tries.sweep(self.folders.data / "probe")
         return recovery.recover(self)
 
     def needs_care(self, record: Record) -> bool:

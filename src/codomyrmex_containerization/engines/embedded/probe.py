@@ -19,16 +19,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import groups, limits, seccomp, userns
+from codomyrmex_containerization.engines.embedded import groups, limits, seccomp, tiers, tries, userns
 from codomyrmex_containerization.models.container import Limits
 
-Kind = Literal["crun", "runc", "youki"]
+Kind = tiers.Kind
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-REMEDY = "apt-get install crun conmon slirp4netns uidmap"
+KINDS = tiers.INSTALLED
+REMEDY = tiers.REMEDY
 
 _FORMAT = 3  # of the kept outcome
 _SECONDS = 30.0
@@ -68,41 +68,74 @@ class Runtime:
     cgroups: groups.Layout
     limits: frozenset[str]
     notes: tuple[str, ...] = ()
+    tier: tiers.Tier = "full"
+
+    @property
+    def is_always_prefixed(self) -> bool:
+        """Whether `prefix` belongs before commands for containers that there are, too."""
+        return self.kind == "own" or self.cgroups == "none"
 
 
 class _Failed(Exception):
     """A runtime did not get a container to run; the message is its reason."""
 
 
-def find_runtime(folder: Path) -> Runtime:
+def find_runtime(folder: Path, *, tier: tiers.Tier | None = None) -> Runtime:
     """Return the best runtime that works here; the outcome is kept in `folder`. Blocks, a tenth of a second at the first time.
 
-    Raises EngineUnavailable with the reason of each that failed.
+    With `tier` only one of that tier. Raises EngineUnavailable with the reason of each that failed.
     """
-    found = [(kind, path) for kind in KINDS if (path := process.find(kind)) is not None]
+    reasons: list[str] = []
+    for one in tiers.TIERS if tier is None else (tier,):
+        try:
+            found = _find(folder, one)
+        except errors.EngineUnavailable as error:
+            reasons.append(error.message)
+            continue
+        return replace(found, notes=(*found.notes, *reasons))
+    raise errors.EngineUnavailable(" ".join(reasons), hint=f"run: {REMEDY}")
+
+
+def _find(folder: Path, tier: tiers.Tier) -> Runtime:
+    found = tiers.candidates(tier)
     key = _key(found) if found else ""
-    known = _known(folder, key)
+    known = _known(folder, tier, key)
     if known is not None:
         return known
-    reasons = [f"{kind} is not installed" for kind in KINDS[:2] if kind not in dict(found)]
+    tries.sweep(folder)
+    here = [one.kind for one in found]
+    reasons = [f"{kind} is not installed" for kind in KINDS[:2] if tier == "full" and kind not in here]
     possible = _possible()
     for wanted in dict.fromkeys((possible, Limits())):
-        for kind, path in found:
-            for prefix in _prefixes(kind):
+        for one in found:
+            for prefix in _prefixes(one):
                 try:
-                    tried = Runtime(path, kind, version_of(path), prefix, userns.is_inside(), "none", frozenset())
+                    version = _version_of([*one.starter, str(one.path)])
+                    is_rootless = userns.is_inside()
+                    tried = Runtime(one.path, one.kind, version, prefix, is_rootless, "none", frozenset(), tier=tier)
                     runtime = _try(folder, tried, wanted)
                 except _Failed as error:
-                    reasons.append(f"{path}{' prepared by a shell' if prefix else ''}: {error}")
+                    is_prepared = len(prefix) > len(one.starter)
+                    reasons.append(f"{one.path}{' prepared by a shell' if is_prepared else ''}: {error}")
                     continue
                 if wanted == possible:
-                    _keep(folder, key, runtime)
+                    _keep(folder, tier, key, runtime)
                     return runtime
                 # Better containers without limits, and saying so, than none. What went wrong may be over at the next start.
                 return replace(runtime, notes=(*runtime.notes, f"with limits: {'; '.join(reasons)}"))
     raise errors.EngineUnavailable(
         f"No OCI runtime gets a container to run here: {'; '.join(dict.fromkeys(reasons))}.", hint=f"run: {REMEDY}"
     )
+
+
+def find_monitor(tier: tiers.Tier) -> tuple[tuple[str, ...], str]:
+    """Return the command of the program that watches containers, and its version: conmon, or our own where that does not run."""
+    if tier == "full":
+        with suppress(errors.EngineUnavailable):
+            path, version = find_conmon()
+            return (str(path),), version
+    command = tiers.own_monitor_command()
+    return command, _version_of(command)
 
 
 def find_conmon() -> tuple[Path, str]:
@@ -118,7 +151,11 @@ def find_conmon() -> tuple[Path, str]:
 
 def version_of(program: Path) -> str:
     """Return what a program says of its version."""
-    done = _run([str(program), "--version"], said=None)
+    return _version_of([str(program)])
+
+
+def _version_of(command: Sequence[str]) -> str:
+    done = _run([*command, "--version"], said=None)
     match = re.search(r"\d+\.\d+\S*", done)
     if match is None:
         raise _Failed("it does not tell its version")
@@ -128,11 +165,11 @@ def version_of(program: Path) -> str:
 # ------------------------------------------------------------------------------------------------------------ the try
 
 
-def _prefixes(kind: Kind) -> Sequence[tuple[str, ...]]:
+def _prefixes(one: tiers.Candidate) -> Sequence[tuple[str, ...]]:
     """Return what may have to stand before a runtime's commands here, the simplest first. All of it is constant text."""
-    plain: tuple[str, ...] = ()
+    plain = one.starter
     unshare, shell = process.find("unshare"), process.find("sh")
-    if kind != "crun" or shell is None:
+    if one.kind != "crun" or shell is None:
         return (plain,)
     run = _RUN if groups.cgroup_path("0" * 64) else _RUN_WITHOUT_CGROUPS
     found: list[tuple[str, ...]] = [plain] if run == _RUN else [(str(shell), "-c", run, "sh")]
@@ -178,7 +215,7 @@ def _try(folder: Path, runtime: Runtime, wanted: Limits) -> Runtime:
         runtime,
         cgroups=groups.layout() if is_counted else "none",
         limits=held,
-        notes=_notes(runtime, held, is_counted=is_counted),
+        notes=tuple(filter(None, (tiers.note(runtime.tier, held), *_notes(runtime, held, is_counted=is_counted)))),
     )
 
 
@@ -220,22 +257,17 @@ def _bundle(folder: Path, container: str, parent: str, wanted: Limits) -> Iterat
         raise _Failed("there is no program `cat` to try it with")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        bundle = Path(tempfile.mkdtemp(dir=folder, prefix="try-"))
+        with tries.place(folder) as bundle:
+            (bundle / "rootfs").mkdir()
+            binds = list(_system_binds(bundle / "rootfs"))
+            path = groups.cgroup_path(container, parent=parent)
+            document = _document([str(program), "/proc/self/status"], binds, path, wanted)
+            (bundle / "config.json").write_text(json.dumps(document))
+            yield bundle
     except OSError as error:
-        raise _Failed(f"{folder} cannot be written to ({error.strerror})") from error
-    try:
-        (bundle / "rootfs").mkdir()
-        binds = list(_system_binds(bundle / "rootfs"))
-        path = groups.cgroup_path(container, parent=parent)
-        document = _document([str(program), "/proc/self/status"], binds, path, wanted)
-        (bundle / "config.json").write_text(json.dumps(document))
-        yield bundle
-    except OSError as error:
-        raise _Failed(f"{error.filename}: {error.strerror}") from error
+        raise _Failed(f"{error.filename or folder}: {error.strerror}") from error
     except errors.Unsupported as error:
         raise _Failed(error.message) from error
-    finally:
-        shutil.rmtree(bundle, ignore_errors=True)
 
 
 def _program() -> Path | None:
@@ -347,14 +379,14 @@ def _last_words(path: Path) -> str:
 # --------------------------------------------------------------------------------------------------------- what is kept
 
 
-def _key(found: Sequence[tuple[Kind, Path]]) -> str:
+def _key(found: Sequence[tiers.Candidate]) -> str:
     """Return a digest of all that the outcome depends on: the programs, the boot, who asks, and the trees of control groups."""
     parts: list[object] = [_FORMAT, os.geteuid(), _text(_BOOT_ID), os.uname().release]
-    for kind, path in found:
+    for one in found:
         with suppress(OSError):
-            seen = path.stat()
-            parts.append([kind, str(path), seen.st_ino, seen.st_size, seen.st_mtime_ns])
-    parts += [[str(one.mount), one.root, one.is_v2, sorted(one.controllers)] for one in groups.hierarchies()]
+            seen = one.path.stat()
+            parts.append([one.kind, *one.starter, str(one.path), seen.st_ino, seen.st_size, seen.st_mtime_ns])
+    parts += [[str(tree.mount), tree.root, tree.is_v2, sorted(tree.controllers)] for tree in groups.hierarchies()]
     parts += [_text(_UID_MAP), groups.cgroup_path("0" * 64), seccomp.all_capabilities()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -366,9 +398,13 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _known(folder: Path, key: str) -> Runtime | None:
+def _file(folder: Path, tier: tiers.Tier) -> Path:
+    return folder / ("runtime.json" if tier == "full" else f"runtime-{tier}.json")
+
+
+def _known(folder: Path, tier: tiers.Tier, key: str) -> Runtime | None:
     try:
-        kept = json.loads((folder / "runtime.json").read_text("utf-8"))
+        kept = json.loads(_file(folder, tier).read_text("utf-8"))
         if kept["key"] != key:
             return None
         one = kept["runtime"]
@@ -381,12 +417,13 @@ def _known(folder: Path, key: str) -> Runtime | None:
             cgroups=one["cgroups"],
             limits=frozenset(one["limits"]),
             notes=tuple(one["notes"]),
+            tier=tier,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _keep(folder: Path, key: str, runtime: Runtime) -> None:
+def _keep(folder: Path, tier: tiers.Tier, key: str, runtime: Runtime) -> None:
     plain = {**asdict(runtime), "path": str(runtime.path), "limits": sorted(runtime.limits)}
     text = json.dumps({"key": key, "runtime": plain})
     # Not kept, it is found out again at the next start.
@@ -396,4 +433,4 @@ def _keep(folder: Path, key: str, runtime: Runtime) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, folder / "runtime.json")
+        os.replace(temporary, _file(folder, tier))

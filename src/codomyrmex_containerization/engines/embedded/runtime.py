@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import objects
+from codomyrmex_containerization.engines.embedded import objects, tiers
 from codomyrmex_containerization.engines.embedded.begun import end_strays
 
 _ANSWER_SECONDS = 60.0
@@ -42,7 +42,7 @@ class RuntimeFailed(Exception):
 
 
 class Runtime:
-    """One OCI runtime with its state folder, and conmon.
+    """One OCI runtime with its state folder, and conmon or the command of another monitor that does the same.
 
     `prefix` is what has to stand before the runtime to make a container; with `is_always_prefixed` before everything it is told.
     """
@@ -50,7 +50,7 @@ class Runtime:
     def __init__(
         self,
         program: Path,
-        conmon: Path,
+        conmon: Path | Sequence[str],
         folders: objects.Folders,
         *,
         prefix: Sequence[str] = (),
@@ -58,7 +58,7 @@ class Runtime:
         answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         self._folders = folders
-        self._conmon = conmon
+        self._conmon = [str(conmon)] if isinstance(conmon, Path) else list(conmon)
         self._answer_seconds = answer_seconds
         try:
             for folder in (folders.run, folders.runtime, folders.exits):
@@ -82,7 +82,7 @@ class Runtime:
     def create(self, container_id: str, bundle: Path, *, stdin: bool, exit_command: Sequence[str] = ()) -> Made:
         """Create a container of a bundle; its program does not run yet. Raises RuntimeFailed."""
         arguments = [
-            *(str(self._conmon), "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id),
+            *(*self._conmon, "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id),
             *("-r", self._maker[0], *_each("--runtime-arg", [*self._maker[1:], "--root", str(self._folders.runtime)])),
             *("-b", str(bundle), "-p", str(bundle / "pid"), "-P", str(bundle / "conmon.pid")),
             *("-l", f"k8s-file:{log_file(bundle)}", "--log-size-max", str(_LOG_BYTES)),
@@ -160,7 +160,7 @@ class Runtime:
         """
         if not (self._folders.runtime / container_id).exists():
             return ""
-        said = self._tell("state", container_id)
+        said = self._tell(container_id, "state", container_id)
         status = _document(said).get("status")
         if not isinstance(status, str):
             raise RuntimeFailed(f"{self._program.name} does not say how the container stands: {plain(_text(said))}")
@@ -168,34 +168,34 @@ class Runtime:
 
     def start(self, container_id: str) -> None:
         """Let a container's program run. Raises RuntimeFailed."""
-        self._tell("start", container_id)
+        self._tell(container_id, "start", container_id)
 
     def kill(self, container_id: str, signal: str) -> None:
         """Send a signal to a container's first process. Raises RuntimeFailed."""
-        self._tell("kill", container_id, signal)
+        self._tell(container_id, "kill", container_id, signal)
 
     def pause(self, container_id: str) -> None:
         """Freeze a container. Raises RuntimeFailed."""
-        self._tell("pause", container_id)
+        self._tell(container_id, "pause", container_id)
 
     def resume(self, container_id: str) -> None:
         """Let a frozen container go on. Raises RuntimeFailed."""
-        self._tell("resume", container_id)
+        self._tell(container_id, "resume", container_id)
 
     def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change a container's limits. Raises RuntimeFailed."""
-        self._tell("update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
+        self._tell(container_id, "update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
 
     def delete(self, container_id: str) -> None:
         """Have the runtime forget a container, and kill what is left of it; no error when it knows none. Raises RuntimeFailed."""
         if not (self._folders.runtime / container_id).exists():
             return
-        self._tell("delete", "--force", container_id)
+        self._tell(container_id, "delete", "--force", container_id)
 
     def exec_command(self, container_id: str, process: Path, pid_file: Path) -> list[str]:
         """Return the command that runs a program in a container: it writes `pid_file` once that runs, and ends with its exit code."""
         return [
-            *(*self._teller, "--root", str(self._folders.runtime)),
+            *(*self._maker_of(container_id), "--root", str(self._folders.runtime)),
             *("exec", "--process", str(process), "--pid-file", str(pid_file), container_id),
         ]
 
@@ -207,8 +207,13 @@ class Runtime:
         """Where conmon leaves the exit code."""
         return self._folders.exits / container_id
 
-    def _tell(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        command = [*self._teller, "--root", str(self._folders.runtime), *arguments]
+    def _maker_of(self, container_id: str) -> list[str]:
+        """Return who is told something about a container that there is: who has made it, whoever would make it now."""
+        is_own = (self._folders.runtime / container_id / tiers.MARK).exists()
+        return list(tiers.own_runtime_command()) if is_own else self._teller
+
+    def _tell(self, container_id: str, *arguments: str, stdin: bytes = b"") -> bytes:
+        command = [*self._maker_of(container_id), "--root", str(self._folders.runtime), *arguments]
         try:
             done = subprocess.run(
                 command, input=stdin, capture_output=True, timeout=self._answer_seconds, env=self.environment, cwd="/"

@@ -29,6 +29,7 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_SLAVE = 1 << 19
 _SECONDS = 20.0
 _MOST_IDS = 65_536
+_MOST = Path("/proc/sys/user/max_user_namespaces")
 _KNOB = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 
 
@@ -77,6 +78,16 @@ def is_inside() -> bool:
     except OSError:
         numbers = []
     return os.geteuid() != 0 or numbers != ["0", "0", str(2**32 - 1)]
+
+
+def may_be_made() -> bool:
+    """Say, without trying, whether an ordinary user may make a namespace of users."""
+    try:
+        return int(_MOST.read_text("ascii")) > 0 and _KNOB.read_text("ascii").strip() != "1"
+    except FileNotFoundError as error:
+        return str(error.filename) == str(_KNOB)  # which only some kernels have
+    except (OSError, ValueError):
+        return False
 
 
 @functools.cache
