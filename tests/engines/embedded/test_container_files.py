@@ -189,6 +189,22 @@ async def test_running_container_is_paused_while_it_is_written_and_goes_on(machi
     assert (await machines.there.inspect_container(there)).status == "created"
 
 
+async def test_export_that_is_broken_off_leaves_no_file_and_lets_the_container_go_on(machines: Machines) -> None:
+    made = await machines.here.create_container(ContainerSpec(machines.image, command=("sleep", "9999")))
+    await machines.here.start_container(made)
+
+    def stop(count: int) -> None:
+        raise errors.Cancelled("enough")
+
+    with pytest.raises(errors.Cancelled):
+        await machines.here.export_container(made, machines.folder / "sent.tar", format="state", passed=stop)
+    (machines.folder / "taken").mkdir()
+    with pytest.raises(errors.Conflict, match="folder"):
+        await machines.sent(made, "taken")
+    assert sorted(one.name for one in machines.folder.iterdir()) == ["here", "rootfs.tar", "taken", "there"]
+    assert (await machines.here.inspect_container(made)).status == "running"
+
+
 async def test_image_arrives_without_a_name_and_is_not_taken_twice(machines: Machines) -> None:
     path = await machines.sent(await machines.written())
     one, two = await machines.received(path), await machines.received(path, name="second")

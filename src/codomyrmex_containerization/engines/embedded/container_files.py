@@ -39,6 +39,7 @@ _CONTAINER = "container.json"
 _LAYER = "layer.tar"
 _DIGESTS = "digests.json"
 _IMAGE = "image/"
+_TOO_LARGE = "have it write to a volume instead, or commit it and save the image as oci"
 _MOST_MOUNTS = 100  # so many that a person who is asked about them can read
 Passed = Callable[[int], None]
 
@@ -59,13 +60,15 @@ def write(house: life.House, text: str, path: Path, *, passed: Passed, is_stoppe
 
     Raises NotFound, Conflict (a folder is there, a layer is lost), Unsupported (this machine, strict isolation), Cancelled.
     """
+    if path.is_dir():
+        raise errors.Conflict(f"{path} is a folder.", hint="name a file in it")
     with inside.still(house, text) as record:
         inside.require_own_files(record, "export")
         _require_no_disk(record.limits.disk_bytes)
         upper = house.containers.folder(record.id) / "upper"
         upper.mkdir(mode=0o755, exist_ok=True)
         with content_out.new_file(path) as file:
-            tar = content_out.Tar(file)
+            tar = content_out.Tar(file, otherwise=_TOO_LARGE)
             described = content_config.encoded(_described(record))
             tar.small(_CONTAINER, described)
             left_out = inside.written(house, record).made_for_it

@@ -182,6 +182,7 @@ class Tar:
     """A tar that is written to a file that one can go back in."""
 
     file: BinaryIO
+    otherwise: str = "save it as oci"  # what to do with what is too large for a tar
 
     def small(self, name: str, data: bytes) -> None:
         """Write a small file."""
@@ -200,7 +201,7 @@ class Tar:
         again = layer_tar.header(layer_tar.Entry(name, "file", size_bytes=size))
         if len(again) != len(header):
             raise errors.Unsupported(
-                "The image has a layer of 8 GiB or more, which this form cannot hold.", hint="save it as oci"
+                "The image has a layer of 8 GiB or more, which this form cannot hold.", hint=self.otherwise
             )
         self.file.write(again)
         self.file.seek(end)
