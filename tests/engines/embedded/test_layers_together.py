@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import select
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -115,6 +117,37 @@ def test_large_layer_with_another_digest_is_refused_and_nothing_is_left(tmp_path
     path.write_bytes(help_.docker_archive(*LARGE[:3], about=other))
     with pytest.raises(errors.InvalidArgument, match="another digest"):
         images.load(path)
+    assert _left(tmp_path) == []
+
+
+LOADER = """
+import sys
+from pathlib import Path
+from codomyrmex_containerization.engines.embedded import content, content_watch, objects
+
+folders = objects.Folders(Path(sys.argv[1]), Path(sys.argv[2]))
+watch = content_watch.Watch(lambda count: print(count, flush=True), is_stopped=lambda: False)
+content.ContentStore(folders, engine="embedded").load(Path(sys.argv[3]), watch=watch)
+"""
+
+
+def test_helpers_end_with_a_server_that_is_killed_and_what_they_left_is_swept(tmp_path: Path) -> None:
+    """B143."""
+    path = _archive(tmp_path, *LARGE)
+    words = [sys.executable, "-c", LOADER, str(tmp_path / "data"), str(tmp_path / "run"), str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        while int(server.stdout.readline()) < LARGE_BYTES:
+            pass
+        tasks = Path(f"/proc/{server.pid}/task").iterdir()
+        children = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+        assert children or len(os.sched_getaffinity(0)) == 1
+        watched = [os.pidfd_open(one) for one in children]
+        server.kill()
+    for one in watched:
+        assert select.select([one], [], [], 30)[0], "a helper goes on"
+        os.close(one)
+    help_.store(tmp_path).sweep()
     assert _left(tmp_path) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import threading
 from collections.abc import Iterator
@@ -192,3 +193,19 @@ def test_container_that_does_not_start_does_not_keep_others_from_it(engine: Embe
     assert now.look("unless-stopped").status == "exited"
     assert "/none" in now.look("unless-stopped").error
     assert now.look("always").status == "running"
+
+
+def test_container_that_somebody_holds_just_then_is_started_after_that(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    """B140."""
+    house = engine.house
+    records = [_started(house, "always"), _started(house, "unless-stopped")]
+    for one in records:
+        _all_killed(one)
+        house.look(one.id)
+    server = embedded.engine(tmp_path)
+    with house.containers.hold(house.look("unless-stopped").id):
+        now = server.house
+        while now.look("always").status != "running":
+            select.select((), (), (), 0.005)
+    embedded.wait_for_revivals(server)
+    assert now.look("unless-stopped").status == "running"

@@ -63,16 +63,24 @@ def begin(containers: Containers, folders: objects.Folders, engine: str) -> Call
 
 def start(containers: Containers, begin_one: Callable[[Record], object]) -> int:
     """Start what is owed, one after the other; return how many could not be. `begin_one` starts a container that is held."""
-    failed = 0
+    failed, held = 0, []
     for id in [one.id for one in containers.all() if is_owed(one)]:
-        try:
-            # Under its lock, and looked at again: another server may have been quicker, or is about to be.
-            with containers.hold_if_free(id) as is_free:
-                record = containers.read(id)
-                if is_free and is_owed(record):
-                    begin_one(replace(record, restart_count=record.restart_count + 1))
-        except errors.DeadlineExceeded:
-            return failed + 1  # the machine has no time now: the next server goes on
-        except errors.ContainerizationError:
-            failed += 1  # its record says why it did not start, or it was removed meanwhile
+        with suppress(errors.NotFound), containers.hold_if_free(id) as is_free:  # not found: removed meanwhile
+            if is_free:
+                failed += not _started(containers.read(id), begin_one)
+            else:
+                held.append(id)
+    for id in held:  # whoever held it did something else, perhaps: those nobody holds did not wait for that
+        with suppress(errors.NotFound), containers.hold(id) as record:
+            failed += not _started(record, begin_one)
     return failed
+
+
+def _started(record: Record, begin_one: Callable[[Record], object]) -> bool:
+    if not is_owed(record):  # under its lock, and looked at again: another server was quicker
+        return True
+    try:
+        begin_one(replace(record, restart_count=record.restart_count + 1))
+    except errors.ContainerizationError:
+        return False  # its record says why
+    return True
