@@ -350,13 +350,23 @@ async def _pieces(source: Source, offset: int, count: int) -> AsyncIterator[byte
     try:
         while count:
             most = min(_PIECE_BYTES, count)
-            piece = await threads.run(functools.partial(stream.read, most), deadline_seconds=None, what="reading a blob")
+            piece = await threads.run(
+                functools.partial(stream.read, most), deadline_seconds=None, what="reading a blob"
+            )
             if not piece:
                 raise errors.InvalidArgument("A blob is shorter than it should be.", hint="make the image again")
             count -= len(piece)
             yield piece
     finally:
         held.__exit__(None, None, None)
+
+
+def _read(stream: Readable, count: int) -> bytes:
+    """Read so many bytes, also from what gives them in very small pieces."""
+    found = bytearray()
+    while len(found) < count and (piece := stream.read(count - len(found))):
+        found += piece
+    return bytes(found)
 
 
 def _arrived(response: httpx2.Response) -> int | None:

@@ -59,7 +59,8 @@ class RegistrySettings(_Section):
     """How registries of images are reached."""
 
     insecure: tuple[str, ...] = Field(
-        (), description="Registries, as host or host:port, that may have no TLS or a certificate that nobody vouches for"
+        (),
+        description="Registries, as host or host:port, that may have no TLS or a certificate that nobody vouches for",
     )
     mirrors: tuple[str, ...] = Field(
         (), description="Where to look first when pulling: 'REGISTRY=MIRROR', such as 'docker.io=mirror.example:5000'"
