@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import anyio
 from codomyrmex_containerization import errors, process, threads
 from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
-from codomyrmex_containerization.models.settings import EndpointSettings
+from codomyrmex_containerization.models.settings import EndpointSettings, RegistrySettings
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.engines import tunnels
@@ -60,6 +60,8 @@ class Options:
     data: Path
     podman_service: bool = True
     named: Mapping[str, EndpointSettings] = field(default_factory=dict)
+    registries: RegistrySettings = RegistrySettings()
+    learn: Callable[[str], None] = lambda secret: None  # hears credentials of registries, which nobody may see
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Opener:
         return Endpoint(EMBEDDED, f"file://{self._options.data / EMBEDDED}", "built in", kind="embedded")
 
     def _open_embedded(self, endpoint: Endpoint) -> base.Engine:
+        from codomyrmex_containerization.clients import distribution
         from codomyrmex_containerization.engines.embedded import folders
         from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 
@@ -163,6 +166,9 @@ class Opener:
             folders.of(self._options.data / EMBEDDED, self._environ),
             timeout_seconds=self._options.timeout_seconds,
             sampler=self._sampler,
+            registries=distribution.Client(
+                self._options.registries, environ=self._environ, learn=self._options.learn
+            ),
         )
         self._unattended.append(embedded)
         self._more.set()
