@@ -203,7 +203,9 @@ class TokenServer:
         return _raw_signature(done.stdout)
 
 
-def https_server(handler: type[BaseHTTPRequestHandler], certificates: Path | None) -> ThreadingHTTPServer:
+def https_server(
+    handler: type[BaseHTTPRequestHandler], certificates: Path | None, *, asks: tls.Authority | None = None
+) -> ThreadingHTTPServer:
     """Serve by a handler on a free port of loopback, with TLS where there are certificates."""
     import ssl
 
@@ -212,6 +214,9 @@ def https_server(handler: type[BaseHTTPRequestHandler], certificates: Path | Non
     if certificates is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+        if asks is not None:
+            context.load_verify_locations(asks.certificate)
+            context.verify_mode = ssl.CERT_REQUIRED
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     return server

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from codomyrmex_containerization.clients import descriptors
 from codomyrmex_containerization.clients.descriptors import Descriptor
-from tests import registry
+from tests import registry, tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ Answer = Callable[[Request], Reply]
 class Rogue:
     """A server that runs, with what it was asked."""
 
-    def __init__(self, answer: Answer, certificates: Path | None) -> None:
+    def __init__(self, answer: Answer, certificates: Path | None, asks: tls.Authority | None) -> None:
         """Listen on a free port of loopback."""
         self.asked: list[Request] = []
         rogue = self
@@ -59,7 +59,7 @@ class Rogue:
                 with suppress(OSError):
                     self._write(answer(request))
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _any
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _any  # noqa: N815  the library's names
 
             def _write(self, reply: Reply) -> None:
                 whole = isinstance(reply.body, bytes)
@@ -85,7 +85,7 @@ class Rogue:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._http = registry.https_server(Handler, certificates)
+        self._http = registry.https_server(Handler, certificates, asks=asks)
         self.port: int = self._http.server_address[1]
         self.authority = f"127.0.0.1:{self.port}"
 
@@ -100,9 +100,9 @@ class Rogue:
 
 
 @contextmanager
-def running(answer: Answer, *, certificates: Path | None = None) -> Iterator[Rogue]:
-    """Run a server while the block lasts."""
-    found = Rogue(answer, certificates)
+def running(answer: Answer, *, certificates: Path | None = None, asks: tls.Authority | None = None) -> Iterator[Rogue]:
+    """Run a server while the block lasts; with `asks` clients must show a certificate of that authority."""
+    found = Rogue(answer, certificates, asks)
     try:
         yield found
     finally:

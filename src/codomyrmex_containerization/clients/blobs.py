@@ -88,8 +88,6 @@ class Blobs:
 
     async def _fetch_on(self, download: _Download) -> str | None:
         """Fetch from where we are; return what broke the connection."""
-        import httpx2
-
         blob, offset = download.blob, download.count
         call = transport.Call(
             "GET",
@@ -101,13 +99,16 @@ class Blobs:
         )
         async with self._way.send(call) as response:
             download.begin(response)
-            try:
-                async with aclosing(response.aiter_raw(65536)) as pieces:
-                    async for piece in pieces:
-                        await download.add(piece)
-            except httpx2.TransportError as error:
-                await download.flush()
-                return transport.reason(error)
+            async with aclosing(response.aiter_raw()) as pieces:
+                while True:
+                    try:
+                        piece = await anext(pieces, b"")
+                    except transport.broken() as error:
+                        await download.flush()
+                        return transport.reason(error)
+                    if not piece:
+                        break
+                    await download.add(piece)
             await download.flush()
         return None if download.is_complete else "the connection ended early"
 

@@ -172,7 +172,7 @@ class Keyring:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # one that does not read may answer all the same
             said = await _all(running.process.stdout)
-            return await running.wait(), said
+            return (await running.wait(), said) if said is not None else (0, b"")
 
 
 def _failed(name: str, reason: str, server: str) -> errors.CommandFailed:
@@ -182,13 +182,14 @@ def _failed(name: str, reason: str, server: str) -> errors.CommandFailed:
     )
 
 
-async def _all(stream: ByteReceiveStream | None) -> bytes:
+async def _all(stream: ByteReceiveStream | None) -> bytes | None:
+    """Return all of a short answer; None for a long one, which is none."""
     found = b""
     if stream is not None:
         async for piece in stream:
             found += piece
             if len(found) > _MOST_HELPER_BYTES:
-                return b""  # then it is no answer
+                return None
     return found
 
 

@@ -21,12 +21,13 @@ from codomyrmex_containerization.clients import addresses, credentials, registri
 if TYPE_CHECKING:
     import httpx2
 
-_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?:\s+|\Z)")
+_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9-]*)(?=[\s,]|\Z)")
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _MOST_HEADER_CHARACTERS = 8000
 _MOST_TOKEN_BYTES = 256 * 1024
 _SHORTEST_LIFE_SECONDS = 60.0
 _MARGIN_SECONDS = 10.0
+_MOST_SCOPES = 10
 _CLIENT = "codomyrmex-containerization"
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -179,9 +180,15 @@ class Authority:
     def _scopes(self, challenge: Challenge, wanted: Sequence[str]) -> list[str]:
         """Return what to ask for: what is wanted, and what the registry says that takes for the same things."""
         told = challenge.parameters.get("scope", "").split()
-        own = {one.rpartition(":")[0] for one in wanted}
-        more = [one for one in told if one not in wanted and (not wanted or one.rpartition(":")[0] in own)]
-        return [*wanted, *more[:10]]
+        if not wanted:
+            return told[:_MOST_SCOPES]
+        own = {name: set(actions.split(",")) for name, _, actions in (one.rpartition(":") for one in wanted)}
+        more = []
+        for one in told:
+            name, _, actions = one.rpartition(":")
+            if name in own and not set(actions.split(",")) <= own[name]:
+                more.append(one)
+        return [*wanted, *more[:_MOST_SCOPES]]
 
     def _read(self, status: int, body: bytes, asked: replies.Asked) -> _Kept:
         if status != 200:

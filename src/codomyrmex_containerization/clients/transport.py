@@ -98,13 +98,12 @@ class Transport:
 
     async def body(self, call: Call, *, most_bytes: int) -> tuple[httpx2.Response, bytes]:
         """Send a request and return its answer with its short body; an answer that breaks off is asked for again."""
-        import httpx2
 
         for number in range(1, self.pace.attempts + 1):
             async with self.send(call) as response:
                 try:
                     return response, await tokens.limited(response, most_bytes, self.asked(call.what))
-                except httpx2.TransportError as error:
+                except broken() as error:
                     if number == self.pace.attempts:
                         raise replies.unreachable(self.asked(call.what), reason(error)) from error
             await self.pause(number)
@@ -142,7 +141,7 @@ class Transport:
 
         try:
             return await self._hop(call, used)
-        except httpx2.TransportError as error:
+        except broken() as error:
             if (found := certificate_problem(error)) is not None:
                 raise replies.untrusted(self.asked(call.what), found) from error
             if not call.repeats or failures + 1 >= self.pace.attempts or isinstance(error, httpx2.UnsupportedProtocol):
@@ -150,11 +149,11 @@ class Transport:
             return None
 
     async def _error_body(self, response: httpx2.Response) -> bytes:
-        import httpx2
-
         try:
             return await tokens.limited(response, replies.MOST_ERROR_BYTES, self.asked("an error"))
-        except (httpx2.TransportError, errors.EngineUnavailable):
+        except errors.EngineUnavailable:
+            return b""
+        except broken():
             return b""
 
     async def pause(
@@ -257,7 +256,6 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, is_trusted: bool
     ) -> httpx2.Response:
         """Send a request for a token; where to was judged by who asks."""
-        import httpx2
 
         for number in range(1, self.pace.attempts + 1):
             try:
@@ -268,7 +266,7 @@ class Transport:
                     response = await client.send(request, stream=True)
                 else:
                     response = await self._elsewhere(method, url, dict(headers), body, "a token", is_trusted=is_trusted)
-            except httpx2.TransportError as error:
+            except broken() as error:
                 if (found := certificate_problem(error)) is not None:
                     raise replies.untrusted(self.asked("a token"), found) from error
                 if number == self.pace.attempts:
@@ -298,10 +296,17 @@ class Transport:
             response = await client.send(client.build_request("GET", f"https://{authority}/v2/"), stream=True)
         except httpx2.ConnectError as error:
             return "http" if _is_plain(error) else "https"  # what else is wrong is said by the first request
-        except httpx2.TransportError as error:
+        except broken() as error:
             return "http" if isinstance(error, (httpx2.RemoteProtocolError, httpx2.ReadError)) else "https"
         await response.aclose()
         return "https"
+
+
+def broken() -> tuple[type[Exception], ...]:
+    """Return what a connection raises that breaks; not all that TLS raises is made the library's own."""
+    import httpx2
+
+    return httpx2.TransportError, httpx2.StreamError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError
 
 
 def _is_plain(error: BaseException) -> bool:

@@ -60,7 +60,7 @@ class Options:
     data: Path
     podman_service: bool = True
     named: Mapping[str, EndpointSettings] = field(default_factory=dict)
-    registries: RegistrySettings = RegistrySettings()
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
     learn: Callable[[str], None] = lambda secret: None  # hears credentials of registries, which nobody may see
 
 
@@ -166,9 +166,7 @@ class Opener:
             folders.of(self._options.data / EMBEDDED, self._environ),
             timeout_seconds=self._options.timeout_seconds,
             sampler=self._sampler,
-            registries=distribution.Client(
-                self._options.registries, environ=self._environ, learn=self._options.learn
-            ),
+            registries=distribution.Client(self._options.registries, environ=self._environ, learn=self._options.learn),
         )
         self._unattended.append(embedded)
         self._more.set()
