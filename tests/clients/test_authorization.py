@@ -148,6 +148,46 @@ async def test_a_token_that_ran_out_in_the_middle_is_renewed(bench: Bench) -> No
     assert len(given) == 3
 
 
+async def test_a_token_that_ran_out_in_the_middle_of_a_push_is_renewed(bench: Bench) -> None:
+    """B136"""
+    data, arrived, given = b"x" * 200_000, bytearray(), list[str]()
+    spent = set[str]()
+
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/token"):
+            given.append(f"token-number-{len(given)}")
+            return Reply(200, json.dumps({"token": given[-1]}).encode())
+        used = request.headers.get("authorization", "")
+        if not given or used != f"Bearer {given[-1]}" or used in spent:
+            return Reply(401, headers={"www-authenticate": f'Bearer realm="http://{found.authority}/token"'})
+        spent.add(used)
+        if request.method == "PATCH":
+            arrived.extend(request.body)
+        there = {"location": "/v2/a/b/blobs/uploads/1"}
+        return {"HEAD": Reply(404), "POST": Reply(202, headers=there), "PATCH": Reply(202, headers=there)}.get(
+            request.method, Reply(201)
+        )
+
+    with rogue.running(answer) as found:
+        async with bench.repository(f"{found.authority}/a/b") as repository:
+            assert await repository.blobs.give(blob_of(data), Bytes(data)) == "uploaded"
+    assert bytes(arrived) == data
+    assert len(given) == 4
+
+
+async def test_what_another_host_wants_is_not_given(bench: Bench) -> None:
+    """B134"""
+    challenge = {"www-authenticate": 'Basic realm="give me"'}
+    with rogue.running(lambda request: Reply(401, headers=challenge)) as elsewhere:
+        there = Reply(307, headers={"location": f"http://{elsewhere.authority}/x"})
+        with rogue.running(lambda request: there) as found:
+            log_in(bench, found.authority)
+            async with bench.repository(f"{found.authority}/a/b") as repository:
+                with pytest.raises(errors.Unauthorized):
+                    await repository.blobs.fetch(blob_of(b"x"), lambda piece: None)
+    assert all("authorization" not in one.headers for one in (*elsewhere.asked, *found.asked))
+
+
 async def test_refusals_without_end_end(bench: Bench) -> None:
     def answer(request: Request) -> Reply:
         if request.path.startswith("/token"):

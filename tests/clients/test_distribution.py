@@ -112,6 +112,17 @@ async def test_what_is_missing_is_not_found_with_the_registrys_own_code(
             _ = [page async for page in repository.manifests.tags()]
 
 
+async def test_for_a_tag_that_is_not_there_the_nearest_are_named(bench: Bench, any_registry: registry.Registry) -> None:
+    """B131"""
+    name = f"{any_registry.authority}/near/tags"
+    for tag in ("1.2.3", "1.2.4", "latest"):
+        await put_image(bench, f"{name}:{tag}", b"near")
+    async with bench.work() as work:
+        with pytest.raises(errors.NotFound) as caught:
+            await work.find(reference.parse(f"{name}:1.2.5"), Platform("linux", "amd64"))
+    assert "1.2.4" in caught.value.hint
+
+
 # --------------------------------------------------------------------------------------------------------- platforms
 
 

@@ -69,6 +69,7 @@ class Keyring:
         self._learn = learn
         self._helper_seconds = helper_seconds
         self._known: dict[str, Credential | None] = {}
+        self._looking = anyio.Lock()
 
     async def find(self, registry: str, path: str) -> Credential | None:
         """Return the credentials for a repository; None when there are none.
@@ -76,11 +77,12 @@ class Keyring:
         Raises InvalidArgument (a damaged file), CommandFailed, DeadlineExceeded (a helper program).
         """
         key = f"{registry}/{path}"
-        if key not in self._known:
-            found = await self._look(registry, path)
-            for one in found.secrets() if found is not None else ():
-                self._learn(one)
-            self._known[key] = found
+        async with self._looking:  # of many requests side by side one asks the helper
+            if key not in self._known:
+                found = await self._look(registry, path)
+                for one in found.secrets() if found is not None else ():
+                    self._learn(one)
+                self._known[key] = found
         return self._known[key]
 
     async def _look(self, registry: str, path: str) -> Credential | None:

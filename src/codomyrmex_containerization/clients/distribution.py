@@ -5,8 +5,9 @@ What one piece of work opens (connections, tokens) is closed at its end.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from codomyrmex_containerization import errors
@@ -109,7 +110,12 @@ class Work:
             except _MIRROR_LACKS:
                 continue
         origin = self.repository(reference)
-        return origin, await origin.manifests.pick(name, platform)
+        try:
+            return origin, await origin.manifests.pick(name, platform)
+        except errors.NotFound as error:
+            if reference.tag and error.details.get("registry_code") == "MANIFEST_UNKNOWN":
+                error.hint = await _nearest(origin, reference.tag) or error.hint
+            raise
 
     def _at(self, site: registries.Site, path: str) -> Repository:
         key = (site.name, path)
@@ -121,3 +127,14 @@ class Work:
     def _way(self, site: registries.Site, path: str) -> transport.Transport:
         authority = tokens.Authority(site, path, keyring=self._keyring, places=self._places, learn=self._learn)
         return transport.Transport(site, connections=self._connections, authority=authority, pace=self._pace)
+
+
+async def _nearest(repository: Repository, tag: str) -> str:
+    """Say which tags there are that are like one that is not there; nothing when that cannot be told."""
+    try:
+        async with aclosing(repository.manifests.tags()) as pages:
+            first: list[str] = await anext(pages, [])
+    except errors.ContainerizationError:
+        return ""  # the first error counts
+    near = difflib.get_close_matches(tag, first, n=3, cutoff=0.3) or first[-3:]
+    return f"tags of {repository}: {', '.join(near)}" if near else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
@@ -185,7 +185,7 @@ class Manifests:
 
     # ---------------------------------------------------------------------------------------------------------- tags
 
-    async def tags(self) -> AsyncIterator[list[str]]:
+    async def tags(self) -> AsyncGenerator[list[str], None]:
         """Yield the tags, page by page. Raises NotFound, Unauthorized, EngineUnavailable (also for an answer without sense)."""
         call = transport.Call(
             "GET",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import anyio
+
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.clients import addresses, credentials
 from codomyrmex_containerization.models import reference
@@ -104,36 +106,41 @@ class Connections:
         self._environ = environ
         self._pace = pace
         self._clients: dict[tuple[str, str, bool], httpx2.AsyncClient] = {}
+        self._making = anyio.Lock()
 
     async def client(self, scheme: str, authority: str, *, verify: bool = True) -> httpx2.AsyncClient:
         """Return what sends requests to a host. Raises InvalidArgument for certificates or a proxy that cannot be used."""
         key = (scheme, authority, verify)
-        if key not in self._clients:
-            import httpx2
-
-            context: ssl.SSLContext | bool = False
-            if scheme == "https":
-                context = await threads.run(
-                    lambda: self._context(authority, verify=verify),
-                    deadline_seconds=_LOAD_SECONDS,
-                    what="loading certificates",
-                )
-            try:
-                self._clients[key] = httpx2.AsyncClient(
-                    verify=context,
-                    proxy=self.proxy(scheme, authority),
-                    trust_env=False,
-                    follow_redirects=False,
-                    timeout=httpx2.Timeout(self._pace.silence_seconds, connect=self._pace.connect_seconds, pool=None),
-                    limits=httpx2.Limits(max_connections=_MOST_CONNECTIONS, keepalive_expiry=30.0),
-                    headers={"accept-encoding": "identity", "user-agent": "codomyrmex-containerization"},
-                )
-            except (httpx2.InvalidURL, ValueError, ImportError) as error:
-                raise errors.InvalidArgument(
-                    "The proxy that the environment names cannot be used.",
-                    hint="mend HTTPS_PROXY, HTTP_PROXY or ALL_PROXY: http://host:port, or unset it",
-                ) from error
+        async with self._making:
+            if key not in self._clients:
+                self._clients[key] = await self._made(scheme, authority, verify=verify)
         return self._clients[key]
+
+    async def _made(self, scheme: str, authority: str, *, verify: bool) -> httpx2.AsyncClient:
+        import httpx2
+
+        context: ssl.SSLContext | bool = False
+        if scheme == "https":
+            context = await threads.run(
+                lambda: self._context(authority, verify=verify),
+                deadline_seconds=_LOAD_SECONDS,
+                what="loading certificates",
+            )
+        try:
+            return httpx2.AsyncClient(
+                verify=context,
+                proxy=self.proxy(scheme, authority),
+                trust_env=False,
+                follow_redirects=False,
+                timeout=httpx2.Timeout(self._pace.silence_seconds, connect=self._pace.connect_seconds, pool=None),
+                limits=httpx2.Limits(max_connections=_MOST_CONNECTIONS, keepalive_expiry=30.0),
+                headers={"accept-encoding": "identity", "user-agent": "codomyrmex-containerization"},
+            )
+        except (httpx2.InvalidURL, ValueError, ImportError) as error:
+            raise errors.InvalidArgument(
+                "The proxy that the environment names cannot be used.",
+                hint="mend HTTPS_PROXY, HTTP_PROXY or ALL_PROXY: http://host:port, or unset it",
+            ) from error
 
     async def aclose(self) -> None:
         """Close them all."""

@@ -122,7 +122,9 @@ class Transport:
                 continue
             if response.status_code in call.good:
                 return response
-            if response.status_code == 401 and renewals < _MOST_RENEWALS:
+            # What another host wants, where a redirect has led, is not for the registry's credentials.
+            is_own = registries.is_own(str(response.request.url), self._scheme, self.site.authority)
+            if response.status_code == 401 and is_own and renewals < _MOST_RENEWALS:
                 renewals += 1
                 headers = response.headers.get_list("www-authenticate")
                 body = await self._error_body(response)
@@ -212,7 +214,8 @@ class Transport:
         authority, host = addresses.authority(parts), parts.hostname or ""
         if parts.scheme == "http" and self._scheme != "http":
             raise self._misled(what, f"http://{authority}", "from https nobody goes to http")
-        client = await self._connections.client(parts.scheme, authority)
+        is_unproven = self.site.is_insecure and self._is_host(host)
+        client = await self._connections.client(parts.scheme, authority, verify=not is_unproven)
         extensions: dict[str, object] = {}
         if not is_trusted and not self._is_host(host):
             if self._connections.proxy(parts.scheme, authority) is None:
