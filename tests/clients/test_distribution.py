@@ -31,7 +31,7 @@ async def put_image(bench: Bench, name: str, *layers: bytes, config: bytes = CON
 
 
 async def test_blobs_and_manifests_come_back_as_they_were_sent(bench: Bench, any_registry: registry.Registry) -> None:
-    """B130"""
+    """SPEC B130."""
     layer = os.urandom(3_000_000)
     sent = await put_image(bench, f"{any_registry.authority}/round/trip:1", layer)
     got = bytearray()
@@ -57,7 +57,7 @@ async def test_what_the_registry_has_is_not_sent_again(bench: Bench, any_registr
 async def test_a_blob_is_mounted_from_another_repository_of_the_registry(
     bench: Bench, plain_registry: registry.Registry
 ) -> None:
-    """B130"""
+    """SPEC B130."""
     data = os.urandom(1000)
     async with bench.work() as work:
         one, other = (
@@ -100,7 +100,7 @@ async def test_other_contents_than_their_digest_are_refused_by_the_registry(
 async def test_what_is_missing_is_not_found_with_the_registrys_own_code(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """B131"""
+    """SPEC B131."""
     async with bench.repository(f"{any_registry.authority}/no/thing") as repository:
         with pytest.raises(errors.NotFound) as caught:
             await repository.manifests.get("1")
@@ -113,7 +113,7 @@ async def test_what_is_missing_is_not_found_with_the_registrys_own_code(
 
 
 async def test_for_a_tag_that_is_not_there_the_nearest_are_named(bench: Bench, any_registry: registry.Registry) -> None:
-    """B131"""
+    """SPEC B131."""
     name = f"{any_registry.authority}/near/tags"
     for tag in ("1.2.3", "1.2.4", "latest"):
         await put_image(bench, f"{name}:{tag}", b"near")
@@ -170,7 +170,7 @@ async def test_tags_and_the_catalogue_come_in_pages(
 async def test_an_image_is_deleted_by_its_digest_with_all_its_tags(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """B130"""
+    """SPEC B130."""
     name = f"{any_registry.authority}/delete/me"
     made = await put_image(bench, f"{name}:1", b"delete me")
     async with bench.repository(name) as repository:
@@ -205,7 +205,7 @@ async def test_a_registry_that_deletes_nothing_says_so(bench: Bench) -> None:
 async def test_referrers_are_listed_whether_the_registry_does_or_not(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """B130"""
+    """SPEC B130."""
     name = f"{any_registry.authority}/signed/image"
     made = await put_image(bench, f"{name}:1", b"signed")
     subject = {"mediaType": made.media_type, "digest": made.digest, "size": len(made.data)}
@@ -271,7 +271,7 @@ def test_a_manifest_is_known_by_what_it_says_of_itself_where_the_registry_says_n
 
 
 async def test_dots_cannot_lead_out_of_a_repository(bench: Bench) -> None:
-    """B132"""
+    """SPEC B132."""
     for text in ("127.0.0.1:1/../../v2:1", "127.0.0.1:1/a/../b:1", "127.0.0.1:1/a/..:1", "127.0.0.1:1/a/%2e%2e/b"):
         with pytest.raises(errors.InvalidArgument):
             async with bench.repository(text):

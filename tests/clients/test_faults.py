@@ -46,7 +46,7 @@ async def fetched(bench: Bench, found: rogue.Rogue, blob: Descriptor = BLOB) -> 
 
 
 async def test_a_cut_off_download_goes_on_where_it_ended(bench: Bench) -> None:
-    """B133"""
+    """SPEC B133."""
 
     def answer(request: Request) -> Reply:
         status, headers, body = ranged(request)
@@ -100,14 +100,14 @@ async def test_a_registry_that_falls_silent_after_the_headers_is_given_up(bench:
     ids=["digest", "short", "long", "long without length", "packed"],
 )
 async def test_other_contents_than_asked_for_are_refused(bench: Bench, reply: Reply, words: str) -> None:
-    """B132"""
+    """SPEC B132."""
     with rogue.running(lambda request: reply) as found, pytest.raises(errors.InvalidArgument, match=words) as caught:
         await fetched(bench, found)
     assert "nothing of it was kept" in caught.value.hint
 
 
 async def test_a_body_without_end_is_read_no_further_than_it_should_be(bench: Bench) -> None:
-    """B132"""
+    """SPEC B132."""
     given = 0
 
     def endless() -> Iterator[bytes]:
@@ -181,7 +181,7 @@ async def given(bench: Bench, found: rogue.Rogue) -> tuple[str, int]:
 
 
 async def test_an_upload_goes_on_at_its_offset(bench: Bench) -> None:
-    """B133"""
+    """SPEC B133."""
     uploads = Uploads(loses=(1, 2))
     with rogue.running(uploads) as found:
         assert await given(bench, found) == ("uploaded", len(DATA))
@@ -222,7 +222,7 @@ async def test_an_upload_that_gets_nowhere_ends(bench: Bench) -> None:
 async def test_a_registry_that_has_too_much_to_do_is_asked_again_when_it_says(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B133"""
+    """SPEC B133."""
     bench.pace = replace(bench.pace, longest_wait_seconds=90.0)
     waits: list[float] = []
     real = anyio.sleep
@@ -295,7 +295,7 @@ async def test_a_registry_that_is_not_there_is_unavailable(bench: Bench) -> None
     ids=["huge", "no manifest", "digest"],
 )
 async def test_a_manifest_that_is_none_is_an_error(bench: Bench, reply: Reply, words: str) -> None:
-    """B132"""
+    """SPEC B132."""
     with rogue.running(lambda request: reply) as found:
         async with bench.repository(f"{found.authority}/a/b") as repository:
             with pytest.raises((errors.InvalidArgument, errors.EngineUnavailable), match=words):
@@ -359,7 +359,7 @@ async def test_where_the_next_page_is_the_registry_says_but_not_on_which_host(be
 async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
-    """B134"""
+    """SPEC B134."""
     (bench.home / ".docker").mkdir()
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
 
@@ -393,7 +393,7 @@ async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
     ],
 )
 async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where: str) -> None:
-    """B134"""
+    """SPEC B134."""
     with (
         rogue.running(lambda request: Reply(307, headers={"location": where})) as found,
         pytest.raises((errors.Refused, errors.InvalidArgument)),
@@ -406,7 +406,7 @@ async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where
 async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_network(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, authority: tls.Authority, certificates: Path
 ) -> None:
-    """B134"""
+    """SPEC B134."""
     real = addresses.resolve
 
     async def resolve(host: str, port: int) -> tuple[addresses.Address, ...]:
@@ -424,7 +424,7 @@ async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_networ
 
 
 async def test_from_https_nobody_goes_to_http(bench: Bench, authority: tls.Authority, certificates: Path) -> None:
-    """B134"""
+    """SPEC B134."""
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
         there = f"http://{storage.authority}/data"
         with rogue.running(lambda request: Reply(307, headers={"location": there}), certificates=certificates) as found:
@@ -448,7 +448,7 @@ async def test_redirects_without_end_end(bench: Bench) -> None:
 async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
     bench: Bench, certificates: Path, authority: tls.Authority
 ) -> None:
-    """B135"""
+    """SPEC B135."""
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as found:
         with pytest.raises(errors.EngineUnavailable, match=r"certificate .* is not accepted") as caught:
             await fetched(bench, found)
@@ -459,14 +459,14 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 
 
 async def test_a_registry_listed_as_insecure_may_have_any_certificate(bench: Bench, certificates: Path) -> None:
-    """B135"""
+    """SPEC B135."""
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as found:
         bench.settings["insecure"] = (found.authority,)
         assert await fetched(bench, found) == DATA
 
 
 async def test_a_registry_elsewhere_is_never_asked_without_tls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """B135"""
+    """SPEC B135."""
     monkeypatch.setattr(addresses, "is_loopback_name", lambda host: False)
     with rogue.running(lambda request: Reply(200, DATA)) as found:
         with pytest.raises(errors.EngineUnavailable):
@@ -479,7 +479,7 @@ async def test_a_registry_elsewhere_is_never_asked_without_tls(bench: Bench, mon
 async def test_own_certificates_are_shown_where_the_registry_wants_them(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
-    """B135"""
+    """SPEC B135."""
     own = authority.issue(bench.home / "own", "clientAuth")
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates, asks=authority) as found:
         bench.trust(authority, found.authority)
@@ -500,7 +500,7 @@ async def test_own_certificates_are_shown_where_the_registry_wants_them(
 async def test_a_mirror_is_asked_first_and_the_registry_when_it_lacks_the_image(
     bench: Bench, plain_registry: registry.Registry
 ) -> None:
-    """B135"""
+    """SPEC B135."""
     manifest = Reply(200, manifest_of(), {"content-type": descriptors.OCI_MANIFEST})
     with (
         rogue.running(lambda request: rogue.problem(404, "MANIFEST_UNKNOWN")) as mirror,
@@ -523,7 +523,7 @@ async def test_a_mirror_that_is_none_is_an_error(bench: Bench, text: str) -> Non
 
 
 async def test_the_proxy_of_the_environment_is_asked_unless_the_host_is_excepted(bench: Bench) -> None:
-    """B135"""
+    """SPEC B135."""
     with rogue.running(lambda request: Reply(502)) as proxy:
         bench.environ |= {"HTTPS_PROXY": f"http://{proxy.authority}", "NO_PROXY": "127.0.0.1"}
         async with bench.repository("registry.example/a/b") as repository:

@@ -130,7 +130,7 @@ class Image:
 async def test_an_image_goes_to_a_registry_and_comes_back_and_runs(
     engine: EmbeddedEngine, other: EmbeddedEngine, local_registry: registry.Registry, tmp_path: Path
 ) -> None:
-    """B138"""
+    """SPEC B138."""
     image = embedded.base_image(engine, tmp_path)
     name = f"{local_registry.authority}/round/trip:1"
     pushed = await engine.push_image(image, name)
@@ -147,7 +147,7 @@ async def test_an_image_goes_to_a_registry_and_comes_back_and_runs(
 async def test_what_is_there_is_neither_sent_nor_fetched_again(
     engine: EmbeddedEngine, local_registry: registry.Registry, tmp_path: Path
 ) -> None:
-    """B138"""
+    """SPEC B138."""
     image = embedded.base_image(engine, tmp_path)
     first = await engine.push_image(image, f"{local_registry.authority}/again/one:1")
     again = await engine.push_image(image, f"{local_registry.authority}/again/one:2")
@@ -187,7 +187,7 @@ async def test_docker_pulls_what_was_pushed_and_the_other_way_round(
     tmp_path: Path,
     docker_cli: DockerCommandLine,
 ) -> None:
-    """B138"""
+    """SPEC B138."""
     image = embedded.base_image(engine, tmp_path)
     ours, theirs = (f"{local_registry.authority}/with/docker:{one}" for one in ("ours", "theirs"))
     pushed = await engine.push_image(image, ours)
@@ -285,7 +285,7 @@ class Lying(Image):
 async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
     engine: EmbeddedEngine, lie: Reply, error: type[errors.ContainerizationError]
 ) -> None:
-    """B139"""
+    """SPEC B139."""
     if lie.cut is not None:
         lie = Reply(200, LAYER, cut=0)
     with rogue.running(Lying(lie)) as found, pytest.raises(error):
@@ -295,7 +295,7 @@ async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
 
 
 async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_refused(engine: EmbeddedEngine) -> None:
-    """B139"""
+    """SPEC B139."""
     image = Image(LAYER)
     config = json.loads(image.config)
     config["rootfs"]["diff_ids"] = [descriptors.digest_of(b"another")]
@@ -308,7 +308,7 @@ async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_ref
 
 
 async def test_a_layer_that_leads_out_of_its_folder_is_refused(engine: EmbeddedEngine) -> None:
-    """B139"""
+    """SPEC B139."""
     with rogue.running(Image(layer(**{"../../escaped": b"x"}))) as found, pytest.raises(errors.InvalidArgument):
         await pulled(engine, f"{found.authority}/lying/image:1")
     assert rubbish(engine) == []
@@ -331,7 +331,7 @@ async def test_what_is_no_image_for_this_engine_is_said_to_be_none(
 
 
 async def test_layers_of_elsewhere_are_fetched_from_the_registry_alone(engine: EmbeddedEngine) -> None:
-    """B134"""
+    """SPEC B134."""
     with rogue.running(lambda request: Reply(200, LAYER)) as elsewhere:
         image = Image(LAYER)
         raw = json.loads(image.manifest)
@@ -347,7 +347,7 @@ async def test_layers_of_elsewhere_are_fetched_from_the_registry_alone(engine: E
 
 
 async def test_two_pulls_of_one_image_at_once_are_one_download(engine: EmbeddedEngine) -> None:
-    """B138"""
+    """SPEC B138."""
     with rogue.running(Image(LAYER, OTHER)) as found:
         name = f"{found.authority}/same/image:1"
         async with anyio.create_task_group() as tasks:
@@ -359,7 +359,7 @@ async def test_two_pulls_of_one_image_at_once_are_one_download(engine: EmbeddedE
 
 
 async def test_a_pull_that_is_left_stops_and_keeps_nothing(engine: EmbeddedEngine) -> None:
-    """B139"""
+    """SPEC B139."""
     never = threading.Event()
     image = Image(LAYER, OTHER)
 
