@@ -378,6 +378,26 @@ async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
     assert any("authorization" in one.headers for one in found.asked)
 
 
+async def test_a_host_that_a_redirect_names_is_asked_at_the_address_that_was_judged(
+    bench: Bench, authority: tls.Authority, certificates: Path
+) -> None:
+    """SPEC B134."""
+    with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as storage:
+        there = f"https://localhost:{storage.port}/data"
+        with rogue.running(lambda request: Reply(307, headers={"location": there}), certificates=certificates) as found:
+            bench.trust(authority, found.authority, f"localhost:{storage.port}")
+            assert await fetched(bench, found) == DATA
+    assert storage.asked[0].headers["host"] == f"localhost:{storage.port}"
+
+
+async def test_a_registry_whose_name_is_none_is_not_waited_for(bench: Bench) -> None:
+    """SPEC B133."""
+    bench.pace = replace(bench.pace, attempts=5, first_wait_seconds=1000.0, longest_wait_seconds=1000.0)
+    async with bench.repository("no-such-host.invalid/a/b") as repository:
+        with pytest.raises(errors.EngineUnavailable, match="does not answer"):
+            await repository.manifests.get("1")
+
+
 @pytest.mark.parametrize(
     "where",
     [

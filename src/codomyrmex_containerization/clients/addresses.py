@@ -69,7 +69,10 @@ async def resolve(host: str, port: int) -> tuple[Address, ...]:
             f"The host {host} has no address.", hint="check its name and this machine's network"
         ) from error
     texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
-    return tuple(address for address in map(literal, texts) if address is not None)
+    known = tuple(address for address in map(literal, texts) if address is not None)
+    if not known:
+        raise errors.EngineUnavailable(f"The host {host} has no address.", hint="check its name")
+    return known
 
 
 def split(url: str) -> SplitResult:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
+import anyio
+
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.clients import (
     blobs,
@@ -23,6 +25,7 @@ from codomyrmex_containerization.clients import (
 from codomyrmex_containerization.models.reference import ImageReference
 from codomyrmex_containerization.models.settings import RegistrySettings
 
+_CLOSE_SECONDS = 2.0
 _MIRROR_LACKS = (errors.NotFound, errors.Unauthorized, errors.EngineUnavailable)
 
 
@@ -66,7 +69,8 @@ class Client:
                 places, connections, credentials.Keyring(self._environ, learn=self._learn), self._learn, self._pace
             )
         finally:
-            await connections.aclose()
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await connections.aclose()
 
 
 class Work:

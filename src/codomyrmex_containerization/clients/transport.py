@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import SplitResult, urljoin
 
 import anyio
 
@@ -69,6 +70,7 @@ class Transport:
         self._connections = connections
         self._authority = authority
         self._scheme = ""
+        self._was_there = False
         self._finding = anyio.Lock()
         self._nearest: frozenset[addresses.Place] | None = None
 
@@ -139,16 +141,27 @@ class Transport:
 
     async def _tried(self, call: Call, used: str | None, failures: int) -> httpx2.Response | None:
         """Send once; None: the connection broke, and it is worth another try."""
-        import httpx2
-
         try:
-            return await self._hop(call, used)
+            response = await self._hop(call, used)
+            self._was_there = True
+            return response
         except broken() as error:
             if (found := certificate_problem(error)) is not None:
                 raise replies.untrusted(self.asked(call.what), found) from error
-            if not call.repeats or failures + 1 >= self.pace.attempts or isinstance(error, httpx2.UnsupportedProtocol):
+            if not call.repeats or failures + 1 >= self._most_attempts(error):
                 raise replies.unreachable(self.asked(call.what), reason(error)) from error
             return None
+
+    def _most_attempts(self, error: Exception) -> int:
+        """Say how often a failure is worth a try: who was never there is not waited for."""
+        import httpx2
+
+        if isinstance(error, httpx2.UnsupportedProtocol) or any(
+            isinstance(one, socket.gaierror) for one in _chain(error)
+        ):
+            return 1
+        is_out_of_reach = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError))
+        return min(2, self.pace.attempts) if is_out_of_reach and not self._was_there else self.pace.attempts
 
     async def _error_body(self, response: httpx2.Response) -> bytes:
         try:
@@ -216,35 +229,60 @@ class Transport:
             raise self._misled(what, f"http://{authority}", "from https nobody goes to http")
         is_unproven = self.site.is_insecure and self._is_host(host)
         client = await self._connections.client(parts.scheme, authority, verify=not is_unproven)
-        extensions: dict[str, object] = {}
-        if not is_trusted and not self._is_host(host):
-            if self._connections.proxy(parts.scheme, authority) is None:
-                address = await self._judged(host, addresses.port_of(authority, parts.scheme), what)
-                shown = f"[{address}]" if address.version == 6 else str(address)
-                port = f":{parts.port}" if parts.port else ""
-                url = parts._replace(netloc=f"{shown}{port}").geturl()
-                headers = {**headers, "host": authority}
-                extensions = {"sni_hostname": host}
-            elif (written := addresses.literal(host)) is not None or addresses.is_loopback_name(host):
-                place = addresses.place_of(written) if written is not None else "loopback"
-                if place != "public":
-                    raise self._misled(what, host, f"it is a {place} address")
-        request = client.build_request(method, url, headers=headers, content=content, extensions=extensions)
-        return await client.send(request, stream=True)
+        if is_trusted or self._is_host(host):
+            return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+        if self._connections.proxy(parts.scheme, authority) is not None:
+            # The proxy finds the address: what is written can be judged, what it resolves to cannot.
+            written = addresses.literal(host)
+            if written is not None or addresses.is_loopback_name(host):
+                await self._judged(host, addresses.port_of(authority, parts.scheme), what)
+            return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+        return await self._pinned(client, method, parts, headers, content, what)
+
+    async def _pinned(
+        self,
+        client: httpx2.AsyncClient,
+        method: str,
+        parts: SplitResult,
+        headers: dict[str, str],
+        content: bytes | AsyncIterable[bytes] | None,
+        what: str,
+    ) -> httpx2.Response:
+        """Send a request to one of the addresses that were judged: nobody looks the name up again."""
+        import httpx2
+
+        authority, host = addresses.authority(parts), parts.hostname or ""
+        found = await self._judged(host, addresses.port_of(authority, parts.scheme), what)
+        port = f":{parts.port}" if parts.port else ""
+        for address in found:
+            shown = f"[{address}]" if address.version == 6 else str(address)
+            request = client.build_request(
+                method,
+                parts._replace(netloc=f"{shown}{port}").geturl(),
+                headers={**headers, "host": authority},
+                content=content,
+                extensions={"sni_hostname": host},
+            )
+            try:
+                return await client.send(request, stream=True)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                if address is found[-1] or certificate_problem(error) is not None:
+                    raise
+        raise AssertionError  # there is one address at least
 
     def _is_host(self, host: str) -> bool:
         return host.lower().rstrip(".") == self.site.host.lower()
 
-    async def _judged(self, host: str, port: int, what: str) -> addresses.Address:
-        """Return a host's address, if the registry may send us there."""
+    async def _judged(self, host: str, port: int, what: str) -> tuple[addresses.Address, ...]:
+        """Return a host's addresses, if the registry may send us there. Raises Refused, EngineUnavailable."""
         found = await addresses.resolve(host, port)
         places = {addresses.place_of(one) for one in found}
-        if not found or not places <= {"public"}:
+        if not places <= {"public"}:
             near = await self._places_of_registry()
             allowed = {"public"} | ({"private"} if near & {"private", "loopback"} else set()) | (near & {"loopback"})
             for place in sorted(places - allowed):
                 raise self._misled(what, host, f"it is at a {place} address, where the registry is not")
-        return found[0]
+        return found
 
     async def _places_of_registry(self) -> frozenset[addresses.Place]:
         if self._nearest is None:
@@ -272,7 +310,7 @@ class Transport:
             except broken() as error:
                 if (found := certificate_problem(error)) is not None:
                     raise replies.untrusted(self.asked("a token"), found) from error
-                if number == self.pace.attempts:
+                if number >= self._most_attempts(error):
                     raise replies.unreachable(self.asked("a token"), reason(error)) from error
                 await self.pause(number)
                 continue
