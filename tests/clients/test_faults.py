@@ -186,8 +186,8 @@ async def test_an_upload_goes_on_at_its_offset(bench: Bench) -> None:
     with rogue.running(uploads) as found:
         assert await given(bench, found) == ("uploaded", len(DATA))
     assert uploads.is_whole
-    ranges = [one.headers["content-range"] for one in found.asked if one.method == "PATCH"]
-    assert ranges == ["0-299999", "150000-299999", "225000-299999"]
+    ranges = [one.headers.get("content-range") for one in found.asked if one.method == "PATCH"]
+    assert ranges == [None, "150000-299999", "225000-299999"]
 
 
 async def test_an_upload_that_the_registry_has_forgotten_begins_again(bench: Bench) -> None:

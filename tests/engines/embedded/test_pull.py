@@ -27,6 +27,7 @@ from tests.backends import DockerCommandLine
 from tests.clients import rogue
 from tests.clients.conftest import QUICK
 from tests.clients.rogue import Reply, Request, blob_of
+from tests.podman import PodmanService
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,34 @@ async def test_docker_pulls_what_was_pushed_and_the_other_way_round(
         assert found.labels["by"] == "docker"
     finally:
         docker_cli(["image", "rm", "--force", ours, theirs], check=False)
+
+
+async def test_an_image_goes_round_through_docker_and_podman_and_stays_the_same(
+    engine: EmbeddedEngine,
+    other: EmbeddedEngine,
+    local_registry: registry.Registry,
+    tmp_path: Path,
+    docker_cli: DockerCommandLine,
+    podman_service: PodmanService,
+) -> None:
+    """SPEC B138."""
+    image = embedded.base_image(engine, tmp_path)
+    first, second, third = (f"{local_registry.authority}/round/{one}:1" for one in ("first", "second", "third"))
+    pushed = await engine.push_image(image, first)
+    podman = podman_service.podman
+    try:
+        docker_cli(["pull", "--quiet", first])
+        docker_cli(["tag", first, second])
+        docker_cli(["push", "--quiet", second])
+        podman(["pull", "--quiet", "--tls-verify=false", second])
+        (seen,) = json.loads(podman(["image", "inspect", second]).stdout)
+        podman(["push", "--quiet", "--tls-verify=false", second, third])
+        await pulled(other, third)
+    finally:
+        docker_cli(["image", "rm", "--force", first, second], check=False)
+        podman(["image", "rm", "--force", second], check=False)
+    assert f"sha256:{seen['Id'].removeprefix('sha256:')}" == pushed.id
+    assert (await other.inspect_image(third)).id == pushed.id
 
 
 async def test_an_image_is_pulled_by_its_digest(
