@@ -12,7 +12,7 @@ from codomyrmex_containerization.clients import descriptors, manifests
 from codomyrmex_containerization.clients.descriptors import Descriptor, Index, Manifest, Platform
 from codomyrmex_containerization.models import reference
 from tests import registry
-from tests.clients import rogue
+from tests.clients import cutting, rogue
 from tests.clients.conftest import Bench, Bytes
 from tests.clients.rogue import CONFIG, blob_of, manifest_of
 
@@ -77,6 +77,23 @@ async def test_a_large_blob_goes_in_chunks(
     async with bench.repository(f"{plain_registry.authority}/chunks/one") as repository:
         assert await repository.blobs.give(blob_of(data), Bytes(data)) == "uploaded"
         await repository.blobs.fetch(blob_of(data), got.extend)
+    assert bytes(got) == data
+
+
+async def test_broken_connections_to_a_real_registry_are_gone_on_from(
+    bench: Bench, plain_registry: registry.Registry
+) -> None:
+    """SPEC B133."""
+    data, got = os.urandom(8_000_000), bytearray()
+    counts: list[int] = []
+    with cutting.cutting(plain_registry.authority, up=3_000_000, times=2) as proxy:
+        async with bench.repository(f"{proxy.authority}/cut/up") as repository:
+            assert await repository.blobs.give(blob_of(data), Bytes(data), passed=counts.append) == "uploaded"
+        assert (proxy.cuts, sum(counts)) == (2, len(data))
+    with cutting.cutting(plain_registry.authority, down=3_000_000, times=2) as proxy:
+        async with bench.repository(f"{proxy.authority}/cut/up") as repository:
+            await repository.blobs.fetch(blob_of(data), got.extend)
+        assert proxy.cuts == 2
     assert bytes(got) == data
 
 
