@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -81,16 +82,18 @@ async def test_a_large_blob_goes_in_chunks(
 
 
 async def test_broken_connections_to_a_real_registry_are_gone_on_from(
-    bench: Bench, plain_registry: registry.Registry
+    bench: Bench, any_registry: registry.Registry
 ) -> None:
     """SPEC B133."""
+    # A registry may still be at what came before when it is asked how much that is.
+    bench.pace = replace(bench.pace, attempts=20, first_wait_seconds=0.02, longest_wait_seconds=0.1)
     data, got = os.urandom(8_000_000), bytearray()
     counts: list[int] = []
-    with cutting.cutting(plain_registry.authority, up=3_000_000, times=2) as proxy:
+    with cutting.cutting(any_registry.authority, up=3_000_000, times=2) as proxy:
         async with bench.repository(f"{proxy.authority}/cut/up") as repository:
             assert await repository.blobs.give(blob_of(data), Bytes(data), passed=counts.append) == "uploaded"
         assert (proxy.cuts, sum(counts)) == (2, len(data))
-    with cutting.cutting(plain_registry.authority, down=3_000_000, times=2) as proxy:
+    with cutting.cutting(any_registry.authority, down=3_000_000, times=2) as proxy:
         async with bench.repository(f"{proxy.authority}/cut/up") as repository:
             await repository.blobs.fetch(blob_of(data), got.extend)
         assert proxy.cuts == 2

@@ -95,7 +95,7 @@ class Blobs:
             self._target(blob.digest),
             _named(blob),
             scopes=(tokens.scope(self._path, "pull"),),
-            headers={"range": f"bytes={offset}-"} if offset else None,
+            headers={"range": f"bytes={offset}-{blob.size_bytes - 1}"} if offset else None,
             good=(200, 206) if offset else (200,),
         )
         async with self._way.send(call) as response:
@@ -174,15 +174,14 @@ class Blobs:
         return await self._way.url(location)
 
     async def _upload(self, blob: Descriptor, session: str, source: Source, passed: Passed) -> None:
-        offset = stuck = 0
+        offset = begun = stuck = 0
         while True:
-            before = offset
             try:
                 while offset < blob.size_bytes:
                     session, offset = await self._chunk(blob, session, source, offset, passed)
                 return await self._finish(blob, session)
             except (errors.EngineUnavailable, errors.NotFound):  # not found: the upload, which was forgotten
-                stuck = stuck + 1 if offset == before else 1
+                stuck += 1
                 if stuck >= self._way.pace.attempts:
                     raise
             await self._way.pause(stuck)
@@ -190,7 +189,9 @@ class Blobs:
                 return None  # the answer was lost, not the request
             session, arrived = await self._resume(blob, session)
             passed(arrived - offset)
-            offset = arrived
+            # One that gets on is followed for long; the end of it is no end when it cannot be reached.
+            stuck = 0 if begun < arrived < blob.size_bytes else stuck
+            offset, begun = arrived, max(begun, arrived)
 
     async def _chunk(
         self, blob: Descriptor, session: str, source: Source, offset: int, passed: Passed
@@ -252,7 +253,7 @@ class Blobs:
             session,
             f"the upload of blob {blob.digest}",
             scopes=(tokens.scope(self._path, "pull", "push"),),
-            good=(204, 404, 416),
+            good=(204, 400, 404, 405, 416),  # not all can be asked
         )
         async with self._way.send(call) as response:
             if response.status_code == 204:
