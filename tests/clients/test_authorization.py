@@ -12,7 +12,7 @@ import pytest
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.clients import addresses, descriptors, tokens
 from codomyrmex_containerization.models import reference
-from tests import registry, tls
+from tests import registry, tally, tls
 from tests.clients import rogue
 from tests.clients.conftest import Bench, Bytes
 from tests.clients.rogue import CONFIG, Reply, Request, blob_of, manifest_of
@@ -175,8 +175,10 @@ async def test_a_token_that_ran_out_in_the_middle_of_a_push_is_renewed(bench: Be
     assert len(given) == 4
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_what_another_host_wants_is_not_given(bench: Bench) -> None:
     """SPEC B134."""
+    tally.tried()
     challenge = {"www-authenticate": 'Basic realm="give me"'}
     with rogue.running(lambda request: Reply(401, headers=challenge)) as elsewhere:
         there = Reply(307, headers={"location": f"http://{elsewhere.authority}/x"})
@@ -224,6 +226,7 @@ async def test_a_token_that_is_none_is_an_error(bench: Bench, body: bytes) -> No
 Realm = Callable[[str], str]
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize(
     ("realm", "words"),
     [
@@ -250,6 +253,7 @@ async def test_credentials_go_to_no_stranger_for_a_token(
     words: str,
 ) -> None:
     """SPEC B134."""
+    tally.tried()
     answer = Reply(401, headers={"www-authenticate": f'Bearer realm="{realm}",service="x",scope="y"'})
     with rogue.running(lambda request: answer, certificates=certificates) as found:
         bench.trust(authority, found.authority)
@@ -261,10 +265,12 @@ async def test_credentials_go_to_no_stranger_for_a_token(
     assert all("authorization" not in one.headers for one in found.asked)
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_a_related_name_at_a_private_address_gets_no_credentials(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, authority: tls.Authority, certificates: Path
 ) -> None:
     """SPEC B134."""
+    tally.tried()
     public, private = addresses.literal("8.8.8.8"), addresses.literal("10.1.2.3")
     assert public is not None
     assert private is not None

@@ -17,7 +17,7 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.clients import addresses, descriptors, transport
 from codomyrmex_containerization.clients.descriptors import Descriptor, Platform
 from codomyrmex_containerization.models import reference
-from tests import registry, tls
+from tests import registry, tally, tls
 from tests.clients import rogue
 from tests.clients.conftest import Bench, Bytes
 from tests.clients.rogue import Reply, Request, blob_of, manifest_of
@@ -88,6 +88,7 @@ async def test_a_registry_that_falls_silent_after_the_headers_is_given_up(bench:
             never.set()
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -101,13 +102,16 @@ async def test_a_registry_that_falls_silent_after_the_headers_is_given_up(bench:
 )
 async def test_other_contents_than_asked_for_are_refused(bench: Bench, reply: Reply, words: str) -> None:
     """SPEC B132."""
+    tally.tried()
     with rogue.running(lambda request: reply) as found, pytest.raises(errors.InvalidArgument, match=words) as caught:
         await fetched(bench, found)
     assert "nothing of it was kept" in caught.value.hint
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_a_body_without_end_is_read_no_further_than_it_should_be(bench: Bench) -> None:
     """SPEC B132."""
+    tally.tried()
     given = 0
 
     def endless() -> Iterator[bytes]:
@@ -285,6 +289,7 @@ async def test_a_registry_that_is_not_there_is_unavailable(bench: Bench) -> None
 # ----------------------------------------------------------------------------------------------------------- manifests
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -296,6 +301,7 @@ async def test_a_registry_that_is_not_there_is_unavailable(bench: Bench) -> None
 )
 async def test_a_manifest_that_is_none_is_an_error(bench: Bench, reply: Reply, words: str) -> None:
     """SPEC B132."""
+    tally.tried()
     with rogue.running(lambda request: reply) as found:
         async with bench.repository(f"{found.authority}/a/b") as repository:
             with pytest.raises((errors.InvalidArgument, errors.EngineUnavailable), match=words):
@@ -309,7 +315,9 @@ async def test_a_manifest_asked_for_by_digest_has_that_digest(bench: Bench) -> N
                 await repository.manifests.get(blob_of(b"other").digest)
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_indexes_that_lead_round_in_circles_end(bench: Bench) -> None:
+    tally.tried()
     depth = itertools.count()
 
     def answer(request: Request) -> Reply:
@@ -340,7 +348,10 @@ async def test_lists_that_lead_round_in_circles_or_hold_what_is_no_name_are_erro
                     _ = [page async for page in repository.manifests.tags()]
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_where_the_next_page_is_the_registry_says_but_not_on_which_host(bench: Bench) -> None:
+    tally.tried()
+
     def answer(request: Request) -> Reply:
         if "last" in request.path:
             return Reply(200, b'{"tags":["b"]}')
@@ -356,10 +367,12 @@ async def test_where_the_next_page_is_the_registry_says_but_not_on_which_host(be
 # ----------------------------------------------------------------------------------------------------------- redirects
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
     """SPEC B134."""
+    tally.tried()
     (bench.home / ".docker").mkdir()
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
 
@@ -398,6 +411,7 @@ async def test_a_registry_whose_name_is_none_is_not_waited_for(bench: Bench) -> 
             await repository.manifests.get("1")
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize(
     "where",
     [
@@ -414,6 +428,7 @@ async def test_a_registry_whose_name_is_none_is_not_waited_for(bench: Bench) -> 
 )
 async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where: str) -> None:
     """SPEC B134."""
+    tally.tried()
     with (
         rogue.running(lambda request: Reply(307, headers={"location": where})) as found,
         pytest.raises((errors.Refused, errors.InvalidArgument)),
@@ -422,11 +437,13 @@ async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where
     assert len(found.paths()) == 1
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize("place", ["loopback", "private"])
 async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_network(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, authority: tls.Authority, certificates: Path
 ) -> None:
     """SPEC B134."""
+    tally.tried()
     real = addresses.resolve
 
     async def resolve(host: str, port: int) -> tuple[addresses.Address, ...]:
@@ -443,8 +460,10 @@ async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_networ
                 await repository.blobs.fetch(BLOB, lambda piece: None)
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_from_https_nobody_goes_to_http(bench: Bench, authority: tls.Authority, certificates: Path) -> None:
     """SPEC B134."""
+    tally.tried()
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
         there = f"http://{storage.authority}/data"
         with rogue.running(lambda request: Reply(307, headers={"location": there}), certificates=certificates) as found:

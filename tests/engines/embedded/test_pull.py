@@ -22,7 +22,7 @@ from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.models.container import ContainerSpec
 from codomyrmex_containerization.models.image import BuildSpec
 from codomyrmex_containerization.models.settings import RegistrySettings
-from tests import embedded, registry
+from tests import embedded, registry, tally
 from tests.backends import DockerCommandLine
 from tests.clients import rogue
 from tests.clients.conftest import QUICK
@@ -300,6 +300,7 @@ class Lying(Image):
         return self._lie if request.path.endswith(blob_of(LAYER).digest) else super().__call__(request)
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 @pytest.mark.parametrize(
     ("lie", "error"),
     [
@@ -315,6 +316,7 @@ async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
     engine: EmbeddedEngine, lie: Reply, error: type[errors.ContainerizationError]
 ) -> None:
     """SPEC B139."""
+    tally.tried()
     if lie.cut is not None:
         lie = Reply(200, LAYER, cut=0)
     with rogue.running(Lying(lie)) as found, pytest.raises(error):
@@ -323,8 +325,10 @@ async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
     assert rubbish(engine) == []
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_refused(engine: EmbeddedEngine) -> None:
     """SPEC B139."""
+    tally.tried()
     image = Image(LAYER)
     config = json.loads(image.config)
     config["rootfs"]["diff_ids"] = [descriptors.digest_of(b"another")]
@@ -336,8 +340,10 @@ async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_ref
     assert rubbish(engine) == []
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_a_layer_that_leads_out_of_its_folder_is_refused(engine: EmbeddedEngine) -> None:
     """SPEC B139."""
+    tally.tried()
     with rogue.running(Image(layer(**{"../../escaped": b"x"}))) as found, pytest.raises(errors.InvalidArgument):
         await pulled(engine, f"{found.authority}/lying/image:1")
     assert rubbish(engine) == []
@@ -359,8 +365,10 @@ async def test_what_is_no_image_for_this_engine_is_said_to_be_none(
         await pulled(engine, f"{found.authority}/other/thing:1")
 
 
+@pytest.mark.attack(tally.REGISTRIES)
 async def test_layers_of_elsewhere_are_fetched_from_the_registry_alone(engine: EmbeddedEngine) -> None:
     """SPEC B134."""
+    tally.tried()
     with rogue.running(lambda request: Reply(200, LAYER)) as elsewhere:
         image = Image(LAYER)
         raw = json.loads(image.manifest)
