@@ -44,11 +44,6 @@ class Registry:
     folder: Path
     lines: list[str] = field(default_factory=list)
 
-    def requests(self, method: str, part: str) -> list[str]:
-        """Return the lines about requests of a method to an address with this part."""
-        mark = f"http.request.method={method} "
-        return [line for line in self.lines if mark in line and part in line and "http.response.status" in line]
-
 
 @contextmanager
 def started(
