@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -416,6 +417,51 @@ async def test_a_pull_that_is_left_stops_and_keeps_nothing(engine: EmbeddedEngin
         finally:
             never.set()
     assert await engine.list_images() == []
+
+
+_KILLED = """
+import anyio, sys
+from pathlib import Path
+from codomyrmex_containerization.engines.embedded import objects
+from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+from codomyrmex_containerization.models.engine import Endpoint
+
+async def main():
+    data, run, name = sys.argv[1:]
+    endpoint = Endpoint("embedded", f"file://{data}", "a test", kind="embedded")
+    engine = EmbeddedEngine(endpoint, objects.Folders(Path(data), Path(run)), timeout_seconds=60.0)
+    async with engine.pull_image(name, platform=None) as steps:
+        async for step in steps:
+            print(step.done_bytes, flush=True)
+
+anyio.run(main)
+"""
+
+
+async def test_what_a_pull_has_left_that_was_killed_is_taken_away(engine: EmbeddedEngine) -> None:
+    """SPEC B89, SPEC B139."""
+    never, image = threading.Event(), Image(LAYER, OTHER)
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith(blob_of(OTHER).digest):
+            return Reply(200, OTHER, silent=never)
+        return image(request)
+
+    folders = engine._folders
+    with rogue.running(answer) as found:
+        name = f"{found.authority}/killed/pull:1"
+        command = [sys.executable, "-c", _KILLED, str(folders.data), str(folders.run), name]
+        async with await anyio.open_process(command, stderr=None) as process:
+            assert process.stdout is not None
+            async for line in process.stdout:
+                if int(line.split()[-1]):  # something has come, and the other layer does not
+                    break
+            process.kill()
+            await process.wait()
+        never.set()
+    assert list((folders.images / "tmp").iterdir()) != []
+    assert await engine.list_images() == []
+    assert list((folders.images / "tmp").iterdir()) == []
 
 
 async def test_a_layer_that_is_in_an_image_twice_is_fetched_once(engine: EmbeddedEngine) -> None:

@@ -226,6 +226,11 @@ class ContentStore:
         """
         return self._collect(wait=wait)
 
+    def tidy(self) -> int:
+        """Throw away what was being brought in when its process died, unless others bring something in now. Returns the bytes."""
+        with self._index.alone(wait=False) as is_alone:
+            return self._blobs.clear_stages() if is_alone else 0
+
     def _collect(self, *, wait: bool) -> int:
         with self._index.alone(wait=wait) as is_alone:
             if not is_alone:
