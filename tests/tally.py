@@ -16,6 +16,7 @@ TOKENS = "tokens forged, replayed, used for anything else"
 LABELS = "own labels worn by strangers, or given as arguments"
 LINKS = "links to what is shut, before or after the check"
 PATHS = "paths and names that lead out"
+REGISTRIES = "registries that lie, lead astray or never end"
 _HEADINGS = ("attack", "tried", "got through")
 
 

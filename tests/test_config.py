@@ -499,6 +499,9 @@ TIGHTENED: list[tuple[dict[str, object], str, str, object]] = [
         "policy.allowed_capabilities",
         ["A"],
     ),
+    ({}, "policy.pull_registries = ['a.example']", "policy.pull_registries", ["a.example"]),
+    ({"policy.pull_registries": ("a", "b")}, "policy.pull_registries = []", "policy.pull_registries", []),
+    ({"policy.push_registries": ("a", "b")}, "policy.push_registries = ['b']", "policy.push_registries", ["b"]),
 ]
 
 
@@ -549,6 +552,12 @@ IGNORED: list[tuple[dict[str, object], str, str]] = [
     ({}, "audit.files = 1", "audit.files"),
     ({}, "buildx = '/repository/evil'", "buildx"),
     ({}, "tools = ['container_remove']", "tools"),
+    ({"policy.pull_registries": ("a",)}, "policy.pull_registries = ['a', '*']", "policy.pull_registries"),
+    ({}, "policy.push_registries = ['evil.example']", "policy.push_registries"),
+    ({}, "registries.insecure = ['evil.example']", "registries.insecure"),
+    ({}, "registries.mirrors = ['docker.io=evil.example']", "registries.mirrors"),
+    ({}, "registries.token_hosts = ['evil.example']", "registries.token_hosts"),
+    ({}, "registries.certificates = ['/repository/certs.d']", "registries.certificates"),
 ]
 
 

@@ -107,7 +107,7 @@ def test_development_tools_are_no_dependency_of_the_wheel(wheel: zipfile.ZipFile
     needed = {canonicalize_name(Requirement(text).name) for text in metadata_of(wheel).get_all("Requires-Dist", [])}
 
     assert needed == {
-        "anyio", "click", "docker", "dockerfile", "mcp", "platformdirs", "pydantic", "pydantic-settings", "rich",
+        "anyio", "click", "docker", "dockerfile", "httpx2", "mcp", "platformdirs", "pydantic", "pydantic-settings", "rich",
     }  # fmt: skip
 
 

@@ -265,3 +265,20 @@ def test_naming_one_file_opens_neither_its_neighbours_nor_the_folders_above() ->
 )
 def test_capability_is_known_in_every_spelling(text: str, name: str) -> None:
     assert policy.capability_name(text) == name
+
+
+def test_images_are_pulled_from_listed_registries_alone() -> None:
+    rules = PolicySettings(pull_registries=("a.example", "b.example:5000"))
+    policy.judge_pull("A.example", rules)
+    policy.judge_pull("b.example:5000", rules)
+    policy.judge_pull("c.example", PolicySettings())
+    for other in ("c.example", "b.example", "docker.io"):
+        with pytest.raises(errors.Refused, match=f"pulling from {other}") as caught:
+            policy.judge_pull(other, rules)
+        assert "policy.pull_registries" in caught.value.hint
+
+
+def test_pushing_is_free_to_listed_registries_alone() -> None:
+    assert not policy.is_push_free("a.example", PolicySettings())
+    assert policy.is_push_free("a.example", PolicySettings(push_registries=("a.example",)))
+    assert policy.is_push_free("a.example", PolicySettings(push_registries=("*",)))

@@ -800,6 +800,8 @@ def _tightened(key: str, wanted: Any, before: Settings) -> _Tightened:
             | "policy.secret_env"
         ):
             return _narrowed(now, wanted, lambda entry: entry in now)
+        case "policy.pull_registries" | "policy.push_registries":
+            return _narrowed(now, wanted, lambda entry: "*" in now or entry in now)
         case _ if key.startswith("policy.allow_") and _leaves()[key].kind == "boolean":
             after = now and wanted
         case _:

@@ -81,6 +81,25 @@ def judge_container(spec: ContainerSpec, rules: PolicySettings) -> None:
     judge_labels(spec.labels)
 
 
+def judge_pull(registry: str, rules: PolicySettings) -> None:
+    """Raise Refused for a registry that images may not be pulled from."""
+    if not _is_listed(registry, rules.pull_registries):
+        raise _refused(
+            f"pulling from {registry}",
+            f"policy.pull_registries = [..., {registry!r}]",
+            "only the registries named there may be pulled from",
+        )
+
+
+def is_push_free(registry: str, rules: PolicySettings) -> bool:
+    """Say whether images may be pushed to a registry without anybody being asked."""
+    return _is_listed(registry, rules.push_registries)
+
+
+def _is_listed(registry: str, listed: Sequence[str]) -> bool:
+    return "*" in listed or registry.lower() in (one.lower() for one in listed)
+
+
 def judge_foreign(state: ContainerState, rules: PolicySettings, *, sockets: Sequence[PurePath] = ()) -> None:
     """Raise Refused for writing to somebody else's container where `foreign` says so or its creation would be refused.
 

@@ -116,6 +116,8 @@ def open_application(loaded: config.LoadedSettings, *, environ: Mapping[str, str
         data=folders.data,
         podman_service=settings.podman_service == "auto",
         named=settings.endpoints,
+        registries=settings.registries,
+        learn=redactor.learn,
     )
     engines = selection.Engines(
         names=(*settings.engines, *settings.endpoints),

@@ -40,6 +40,7 @@ from codomyrmex_containerization.models.engine import EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
+from codomyrmex_containerization.models.reference import parse as parse_reference
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
@@ -321,6 +322,9 @@ class GuardedEngine(base.Engine):
     def pull_image(
         self, reference: str, *, platform: str | None
     ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
+        """Judge the registry and pull. Raises Refused, InvalidArgument beside the engine's own errors."""
+        if "*" not in self._rules.pull_registries:
+            policy.judge_pull(parse_reference(reference).domain, self._rules)
         return self._engine.pull_image(reference, platform=platform)
 
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import anyio
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, endpoints
 from codomyrmex_containerization.models.engine import Endpoint
-from codomyrmex_containerization.models.settings import EndpointSettings
+from codomyrmex_containerization.models.settings import EndpointSettings, RegistrySettings
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.engines import tunnels
@@ -57,6 +57,8 @@ class Options:
     data: Path
     podman_service: bool = True
     named: Mapping[str, EndpointSettings] = field(default_factory=dict)
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
+    learn: Callable[[str], None] = lambda secret: None  # hears credentials of registries, which nobody may see
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +154,23 @@ class Opener:
         return Endpoint(EMBEDDED, f"file://{self._options.data / EMBEDDED}", "built in", kind="embedded")
 
     def _open_embedded(self, endpoint: Endpoint) -> base.Engine:
+        from codomyrmex_containerization.clients import distribution
         from codomyrmex_containerization.engines.embedded import folders
         from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
         from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
 
         timeout_seconds = self._options.timeout_seconds
         found = folders.of(self._options.data / EMBEDDED, self._environ)
+        registries = distribution.Client(self._options.registries, environ=self._environ, learn=self._options.learn)
         embedded: base.Engine
         if os.geteuid() == 0:
-            embedded = EmbeddedEngine(endpoint, found, timeout_seconds=timeout_seconds, sampler=self._sampler)
+            embedded = EmbeddedEngine(
+                endpoint, found, timeout_seconds=timeout_seconds, sampler=self._sampler, registries=registries
+            )
         else:
-            embedded = RootlessEngine(endpoint, found, timeout_seconds=timeout_seconds)
+            embedded = RootlessEngine(
+                endpoint, found, timeout_seconds=timeout_seconds, registries=self._options.registries
+            )
         self._unattended.append(embedded)
         self._more.set()
         return embedded

@@ -51,7 +51,32 @@ class PolicySettings(_Section):
         description="Volume drivers that may be used; 'local:nfs' and the like let the local driver mount that type",
     )
     secret_env: tuple[str, ...] = Field((), description="Environment variables that a build secret may read")
+    pull_registries: tuple[str, ...] = Field(
+        ("*",), description="Registries that images may be pulled from, as host or host:port; '*' is any"
+    )
+    push_registries: tuple[str, ...] = Field(
+        (), description="Registries that images may be pushed to without being asked about; '*' is any"
+    )
     foreign: Foreign = Field("allow", description="Writing calls on containers that this server did not create")
+
+
+class RegistrySettings(_Section):
+    """How registries of images are reached."""
+
+    insecure: tuple[str, ...] = Field(
+        (),
+        description="Registries, as host or host:port, that may have no TLS or a certificate that nobody vouches for",
+    )
+    mirrors: tuple[str, ...] = Field(
+        (), description="Where to look first when pulling: 'REGISTRY=MIRROR', such as 'docker.io=mirror.example:5000'"
+    )
+    token_hosts: tuple[str, ...] = Field(
+        (), description="Hosts beyond a registry's own domain that may be given its credentials for a token"
+    )
+    certificates: tuple[str, ...] = Field(
+        ("~/.config/containers/certs.d", "~/.docker/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d"),
+        description="Folders with a folder HOST:PORT each: its authorities (*.crt), own certificates (*.cert, *.key)",
+    )
 
 
 class AuditSettings(_Section):
@@ -107,6 +132,7 @@ class Settings(_Section):
     reap_at_start: bool = Field(True, description="Remove what dead runs of this server left behind")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="Messages on stderr")
     policy: PolicySettings = PolicySettings()
+    registries: RegistrySettings = RegistrySettings()
     audit: AuditSettings = AuditSettings()
 
     @field_validator("endpoints")

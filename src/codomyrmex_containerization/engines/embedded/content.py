@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from codomyrmex_containerization import errors
@@ -92,6 +93,9 @@ class ContentStore:
         if wanted is not None and str(wanted) in state.names:
             return state.names[str(wanted)]
         if wanted is not None and wanted.digest is not None:
+            pinned = f"{wanted.name}@{wanted.digest}"
+            if pinned in state.names:
+                return state.names[pinned]
             return self._by_digest(state, text, wanted)
         if not _HEX.match(hexadecimal):
             raise self._missing(text)
@@ -156,6 +160,11 @@ class ContentStore:
             )
         return str(wanted)
 
+    def _pinned(self, text: str) -> str:
+        """Return the name of an image that was asked for by digest; nothing for one that was not."""
+        wanted = reference.parse(text)
+        return f"{wanted.name}@{wanted.digest}" if wanted.digest is not None else ""
+
     # ---------------------------------------------------------------- removal
 
     def remove(self, text: str, *, force: bool, users: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -217,6 +226,11 @@ class ContentStore:
         While others bring contents in it waits for them, or leaves it to the next one.
         """
         return self._collect(wait=wait)
+
+    def tidy(self) -> int:
+        """Throw away what was being brought in when its process died, unless others bring something in now. Returns the bytes."""
+        with self._index.alone(wait=False) as is_alone:
+            return self._blobs.clear_stages() if is_alone else 0
 
     def _collect(self, *, wait: bool) -> int:
         with self._index.alone(wait=wait) as is_alone:
@@ -352,11 +366,22 @@ class ContentStore:
             names = [(name,) if name is not None else tuple(map(self._name, sent.names)) for sent in found]
             return [self.add(sent, names=each, watch=watch) for sent, each in zip(found, names, strict=True)]
 
+    def has_layer(self, diff_id: str, blob: str) -> bool:
+        """Say whether a layer is here whole, unpacked and as the blob that was sent for it."""
+        known = (layer for one in self._index.read().images.values() for layer in one.layers)
+        return any((one.diff_id, one.blob) == (diff_id, blob) and self._intake.is_whole(one) for one in known)
+
+    @contextmanager
+    def taking(self, id: str) -> Iterator[None]:
+        """Keep others from fetching the same image at the same time: who comes second finds it here."""
+        with self._index.fetching(id):
+            yield
+
     def add(
         self, sent: content_intake.SentImage, *, names: Sequence[str], watch: content_watch.Watch | None = None
     ) -> objects.Image:
-        """Take in an image that somebody sends, under these names. Raises what `load` raises."""
-        kept = [self._name(one) for one in names]
+        """Take in an image that somebody sends, under these names, which may be digests. Raises what `load` raises."""
+        kept = [self._pinned(one) or self._name(one) for one in names]
         with self._index.use():
             known = {
                 (layer.diff_id, layer.blob): layer for one in self._index.read().images.values() for layer in one.layers
@@ -414,6 +439,42 @@ class ContentStore:
         """How large a layer may be."""
         return self._bounds
 
+    @contextmanager
+    def outgoing(self, text: str) -> Iterator[tuple[str, content_index.Record, content_out.Reader]]:
+        """Lend what the store has of an image, its id first; nothing of it is thrown away meanwhile. Raises NotFound, Ambiguous."""
+        with self._index.use():
+            state = self._index.read()
+            id = self._find(state, text)
+            yield id, state.images[id], content_out.Reader(self._blobs, self._intake)
+
+    def pack(self, text: str) -> None:
+        """Keep packed blobs of an image's layers, as registries want them, where its manifest is one of ours. Raises NotFound, Conflict."""
+        with self._index.use():
+            state = self._index.read()
+            id = self._find(state, text)
+            record = state.images[id]
+            size = len(self._blobs.read(id, "configuration"))
+            ours = content_blobs.digest(content_intake.make_manifest(id, size, record.layers))
+            if record.digest != ours or all(one.blob != one.diff_id for one in record.layers):
+                return
+            stored = [layer for one in state.images.values() for layer in one.layers]
+            known = {one.diff_id: one for one in stored if one.blob != one.diff_id and self._intake.is_whole(one)}
+            reader = content_out.Reader(self._blobs, self._intake)
+            for layer in record.layers:
+                if layer.diff_id not in known:
+                    known[layer.diff_id] = self._intake.gzipped(layer, partial(reader.packed, layer))
+            packed = tuple(known[one.diff_id] for one in record.layers)
+            manifest = self._blobs.write(content_intake.make_manifest(id, size, packed))
+            with self._index.change() as changed:
+                if id in changed.images:
+                    changed.images[id] = content_index.Record(manifest, record.parent, packed)
+
+    def names_with(self, blob: str) -> list[str]:
+        """Return the names of the images that have a layer, by its blob."""
+        state = self._index.read()
+        having = {id for id, one in state.images.items() if any(layer.blob == blob for layer in one.layers)}
+        return sorted(name for name, id in state.names.items() if id in having)
+
     def save(
         self,
         images: Sequence[str],
@@ -441,7 +502,7 @@ class ContentStore:
             name = str(reference.parse(text))
         except errors.InvalidArgument:
             return ""
-        return name if state.names.get(name) == id else ""
+        return name if state.names.get(name) == id and "@" not in name else ""  # an archive's names are tags
 
     # ------------------------------------------------------------ build cache
 

@@ -129,6 +129,11 @@ class Blobs:
                     if f"sha256:{one.name}" not in kept:
                         # Moved away first: a folder that is half removed must not be taken for a layer.
                         _rename(one, self._stages / secrets.token_hex(8))
+        return self.clear_stages()
+
+    def clear_stages(self) -> int:
+        """Throw away what stages left. Only for who is alone. Returns how many bytes came free."""
+        with content_errors.explained("Removing what no image needs"):
             return sum(_remove_measured(one) for one in self._stages.iterdir())
 
 

@@ -152,6 +152,12 @@ class Index:
             yield
 
     @contextmanager
+    def fetching(self, id: str) -> Iterator[None]:
+        """Keep others from fetching the same image at the same time."""
+        with self._locked(f"fetch-{id.removeprefix('sha256:')[:2]}.lock", fcntl.LOCK_EX, _LONGEST_USE_SECONDS):
+            yield
+
+    @contextmanager
     def _locked(self, name: str, kind: int, wait_seconds: float) -> Iterator[None]:
         with content_errors.explained("Locking the images"):
             fd = os.open(self._folder / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,8 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_PIECE_BYTES = 1024 * 1024
+_LEVEL = 4  # a tenth larger than the best, in a third of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,11 @@ class Intake:
         known: Mapping[tuple[str, str], content_index.StoredLayer],
         watch: content_watch.Watch,
     ) -> tuple[content_index.StoredLayer, ...]:
-        """Return layers, those that are not there taken in, each once."""
+        """Return layers, those that are not there taken in, each once and side by side; what fails stops the rest."""
         found = {
             number: there
             for number, (diff_id, layer) in enumerate(wanted)
-            if (there := known.get((diff_id, layer.digest or diff_id))) is not None and self._is_whole(there)
+            if (there := known.get((diff_id, layer.digest or diff_id))) is not None and self.is_whole(there)
         }
         missing = [number for number in range(len(wanted)) if number not in found]
         firsts = {(wanted[one][0], wanted[one][1].digest): one for one in reversed(missing)}
@@ -109,7 +114,8 @@ class Intake:
             for number, (diff_id, layer) in enumerate(wanted)
         )
 
-    def _is_whole(self, layer: content_index.StoredLayer) -> bool:
+    def is_whole(self, layer: content_index.StoredLayer) -> bool:
+        """Say whether all that belongs to a layer is there."""
         return self._blobs.has_layer(layer.diff_id) and self._blobs.blob(layer.blob).exists()
 
     def _new(
@@ -176,6 +182,26 @@ class Intake:
                 raise content_blobs.lost(f"the blob of its layer {layer.diff_id} is damaged")
             self._blobs.adopt_layer(folder, layer.diff_id)
 
+    def gzipped(
+        self, layer: content_index.StoredLayer, open_: Callable[[], AbstractContextManager[layer_tar.Stream]]
+    ) -> content_index.StoredLayer:
+        """Keep a packed blob of a layer that has none, as registries want them. Raises Conflict when the layer is damaged."""
+        with self._blobs.stage() as stage, open_() as stream:
+            plain = layer_streams.Measured(stream, most_bytes=layer.blob_bytes, what=f"The layer {layer.diff_id}")
+            file = stage / "blob"
+            packer, hash_, count = zlib.compressobj(_LEVEL, wbits=31), hashlib.sha256(), 0
+            with content_errors.explained("Packing a layer"), file.open("wb") as out:
+                for piece in _gzip(plain, packer):
+                    hash_.update(piece)
+                    count += out.write(piece)
+                out.flush()
+                os.fsync(out.fileno())
+            if plain.digest != layer.diff_id:
+                raise content_blobs.lost(f"its layer {layer.diff_id} is damaged")
+            digest = f"sha256:{hash_.hexdigest()}"
+            self._blobs.adopt_blob(file, digest)
+        return content_index.StoredLayer(layer.diff_id, digest, f"{OCI_LAYER}+gzip", count, layer.size_bytes)
+
     # ----------------------------------------------------------- made here
 
     def move(self, upper: Path) -> content_index.StoredLayer | None:
@@ -237,6 +263,20 @@ class Intake:
             self._blobs.settle()
         self._blobs.adopt_layer(folder, diff_id)
         return content_index.StoredLayer(diff_id, diff_id, OCI_LAYER, measured.count, packing.size_bytes)
+
+
+def _gzip(plain: layer_tar.Stream, packer: zlib._Compress) -> Iterator[bytes]:
+    while piece := b"".join(_some(plain)):
+        yield packer.compress(piece)
+    yield packer.flush()
+
+
+def _some(stream: layer_tar.Stream) -> Iterator[bytes]:
+    """Yield pieces of about a megabyte together: a layer that is packed here comes in very small ones."""
+    left = _PIECE_BYTES
+    while left > 0 and (piece := stream.read(left)):
+        left -= len(piece)
+        yield piece
 
 
 def make_manifest(config_digest: str, config_bytes: int, layers_: Sequence[content_index.StoredLayer]) -> bytes:

@@ -10,10 +10,10 @@ import os
 import platform
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -65,13 +65,15 @@ from codomyrmex_containerization.models.inside import ExportFormat, FileChange, 
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
+if TYPE_CHECKING:
+    from codomyrmex_containerization.clients import distribution
+    from codomyrmex_containerization.engines.embedded import pushing
+
 T = TypeVar("T")
 
 VERSION = "1"
 _OTHERS = "use docker or podman"
-_LACKS: dict[Capability, str] = {
-    "pull": "it speaks to no registry: load an image from an archive, or use docker or podman",
-}
+_LACKS: dict[Capability, str] = {}
 _EXEC_POLL_SECONDS = 0.005
 _EXEC_END_SECONDS = 5.0
 _STILL_PAUSE_SECONDS = 0.05
@@ -90,12 +92,14 @@ class EmbeddedEngine(base.Engine):
         sampler: cgroups.Sampler | None = None,
         world: userns.World | None = None,
         tier: tiers.Tier | None = None,
+        registries: distribution.Client | None = None,
     ) -> None:
         self.name = endpoint.engine
         self._tier = tier
         self.endpoint = endpoint
         self._folders = folders
         self._timeout_seconds = timeout_seconds
+        self._registries = registries
         self._made: life.House | None = None
         self._revivals: Callable[[], int | None] | None = None
         self._making = threading.Lock()
@@ -524,13 +528,42 @@ class EmbeddedEngine(base.Engine):
             lambda house: [tag for one in house.images.images() for tag in one.tags], "listing images"
         )
 
-    def pull_image(
+    @asynccontextmanager
+    async def pull_image(
         self, reference: str, *, platform: str | None
-    ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
-        """Raise Unsupported: it speaks to no registry yet."""
-        raise errors.Unsupported(
-            f"{self.name} cannot pull {reference}: {_LACKS['pull']}.", hint="use docker or podman to pull it"
-        )
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        """Pull an image, its layers side by side, each unpacked while it comes."""
+        from codomyrmex_containerization.engines.embedded import pulling
+
+        house = await self._call(lambda house: house, f"pulling {reference}")
+
+        def done(found: pulling.Pulled) -> None:
+            if found.image is not None:
+                house.journal.note("image", "pull", found.image.id, reference)
+
+        async with pulling.pulling(
+            lambda: house.images, self._client(), reference, platform=platform, done=done
+        ) as steps:
+            yield steps
+
+    async def push_image(
+        self, image: str, target: str, *, passed: Callable[[str, int, int], None] = lambda text, done, total: None
+    ) -> pushing.Pushed:
+        """Push an image to a registry under another name. Raises NotFound, Unauthorized, EngineUnavailable, InvalidArgument."""
+        from codomyrmex_containerization.engines.embedded import pushing
+
+        house = await self._call(lambda house: house, f"pushing {image}")
+        found = await pushing.push(house.images, self._client(), image, target, passed=passed)
+        await self._call(lambda house: house.journal.note("image", "push", found.id, target), f"pushing {image}")
+        return found
+
+    def _client(self) -> distribution.Client:
+        if self._registries is None:
+            from codomyrmex_containerization.clients import distribution
+            from codomyrmex_containerization.models.settings import RegistrySettings
+
+            self._registries = distribution.Client(RegistrySettings(), environ=os.environ, learn=lambda secret: None)
+        return self._registries
 
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
         """Remove an image or a tag."""

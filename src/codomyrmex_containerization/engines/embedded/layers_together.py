@@ -1,6 +1,7 @@
-"""How do the layers of an image come in side by side? Large ones by helpers, as many as there are processors; the others here.
+"""How do the layers of an image come in side by side? Large ones of a file by helpers, as many as there are processors; the others here.
 
-A helper takes some hundredths of a second to begin, and a thread of ours would only wait for its turn: so small images have neither.
+A helper takes some hundredths of a second to begin, and a thread of ours would only wait for its turn: so small images have neither. What
+comes from elsewhere has threads: most of the time it is waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _PROGRAM = f"{__package__}.layer_helper"
 _WORTH_IT_BYTES = 8 * 1024 * 1024
 _MOST_HELPERS = 7
+_MOST_AT_ONCE = 3
 _PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
@@ -53,9 +55,10 @@ def prepared(
 ) -> list[layer_intake.Prepared]:
     """Prepare layers, each looked at by `check` as soon as it is there. Raises what `check` and `layer_intake.prepare` raise, Cancelled."""
     count = _helpers(tasks)
-    if count == 0:
+    waiting = min(_MOST_AT_ONCE, sum(not one.file_bytes for one in tasks)) - 1
+    if count == 0 and waiting < 1:
         return [_here(task, way, number, check) for number, task in enumerate(tasks)]
-    return _Party(tasks, way, check).done(count)
+    return _Party(tasks, way, check).done(count, max(waiting, 0))
 
 
 def _helpers(tasks: Sequence[Task]) -> int:
@@ -89,7 +92,8 @@ class _Party:
         watch = way.watch.part(is_stopped=lambda: self._failure is not None)
         self._way = Way(way.prefix, way.bounds, way.lock, watch)
 
-    def done(self, count: int) -> list[layer_intake.Prepared]:
+    def done(self, count: int, waiting: int) -> list[layer_intake.Prepared]:
+        """Share the work among so many helpers and threads, and this thread."""
         with ExitStack() as held:
             windows = {
                 number: window
@@ -103,14 +107,18 @@ class _Party:
                 for one in helpers
                 if one is not None
             ]
+            threads += [threading.Thread(target=self._work, args=(self._do,), name="layers") for _ in range(waiting)]
             for one in threads:
                 one.start()
-            self._work(lambda number: _here(self._tasks[number], self._way, number, self._check))
+            self._work(self._do)
             for one in threads:
                 one.join()
         if self._failure is not None:
             raise self._failure
         return [self._found[number] for number in range(len(self._tasks))]
+
+    def _do(self, number: int) -> layer_intake.Prepared:
+        return _here(self._tasks[number], self._way, number, self._check)
 
     def _by(
         self, helper: subprocess.Popen[bytes], windows: dict[int, content_members.Window]
@@ -118,7 +126,7 @@ class _Party:
         def ask(number: int) -> layer_intake.Prepared:
             window = windows.get(number)
             if window is None:
-                return _here(self._tasks[number], self._way, number, self._check)
+                return self._do(number)
             found = _asked(helper, self._tasks[number], window, self._way)
             self._check(number, found)
             return found

@@ -851,7 +851,9 @@ class House:
     def recover(self) -> list[str]:
         """After a crash or a reboot: note who has ended, take down what belongs to nobody. Returns what was found."""
         tries.sweep(self.folders.data / "probe")
-        return recovery.recover(self)
+        found = recovery.recover(self)
+        self.images.tidy()
+        return found
 
     def needs_care(self, record: Record) -> bool:
         """Whether a record is not as things are, or something is left that should have gone with its program."""

@@ -27,12 +27,17 @@ from codomyrmex_containerization.engines.embedded import build, calls, objects
 from codomyrmex_containerization.models.container import OutputFrame
 from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec
+from codomyrmex_containerization.models.settings import RegistrySettings
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _WORKER = "codomyrmex_containerization.engines.embedded.worker"
-_PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "XDG_RUNTIME_DIR", "TMPDIR", "LANG")
+_PASSED_ON = (
+    *("PATH", "HOME", "PYTHONPATH", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "TMPDIR", "LANG"),
+    *("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+)
 _START_SECONDS = 30.0
 _END_SECONDS = 5.0
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead)
@@ -42,11 +47,17 @@ class Worker:
     """The process that does it, started when it is first needed and again when it has gone; every method blocks."""
 
     def __init__(
-        self, folders: objects.Folders, *, engine: str, timeout_seconds: float, before: Sequence[str] = ()
+        self,
+        folders: objects.Folders,
+        *,
+        engine: str,
+        timeout_seconds: float,
+        registries: RegistrySettings,
+        before: Sequence[str] = (),
     ) -> None:
         self._folders = folders
         self._command = [*before, sys.executable, "-P", "-m", _WORKER, str(folders.data), str(folders.run), engine]
-        self._command.append(f"{timeout_seconds:g}")
+        self._command += [f"{timeout_seconds:g}", registries.model_dump_json()]
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = ""
@@ -223,12 +234,24 @@ class RootlessEngine(base.Engine):
     """The embedded engine of an ordinary user."""
 
     def __init__(
-        self, endpoint: Endpoint, folders: objects.Folders, *, timeout_seconds: float, before: Sequence[str] = ()
+        self,
+        endpoint: Endpoint,
+        folders: objects.Folders,
+        *,
+        timeout_seconds: float,
+        registries: RegistrySettings | None = None,
+        before: Sequence[str] = (),
     ) -> None:
         self.name = endpoint.engine
         self.endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._worker = Worker(folders, engine=endpoint.engine, timeout_seconds=timeout_seconds, before=before)
+        self._worker = Worker(
+            folders,
+            engine=endpoint.engine,
+            timeout_seconds=timeout_seconds,
+            registries=registries or RegistrySettings(),
+            before=before,
+        )
 
     @property
     def is_local(self) -> bool:

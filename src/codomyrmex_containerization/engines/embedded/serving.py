@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -18,21 +19,36 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from codomyrmex_containerization import errors
+from codomyrmex_containerization.clients import distribution
 from codomyrmex_containerization.engines.embedded import calls, health
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.engines.embedded.objects import Folders
 from codomyrmex_containerization.engines.embedded.userns import World
 from codomyrmex_containerization.models.engine import Endpoint
+from codomyrmex_containerization.models.settings import RegistrySettings
 
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead)
 _MOST_PIECES = 8
 _PASSED_SECONDS = 0.05
 
 
-def serve(folders: Folders, world: World, *, engine: str, timeout_seconds: float, say: Callable[..., None]) -> None:
-    """Serve the engine of these folders until stdin ends; `say` is told where, once somebody listens there. Raises EngineUnavailable."""
+def serve(
+    folders: Folders,
+    world: World,
+    *,
+    engine: str,
+    timeout_seconds: float,
+    registries: str,
+    say: Callable[..., None],
+) -> None:
+    """Serve the engine of these folders until stdin ends; `say` is told where, once somebody listens there.
+
+    `registries` are the settings for registries as JSON. Raises EngineUnavailable.
+    """
     endpoint = Endpoint(engine, f"file://{folders.data}", "built in", kind="embedded")
-    served = EmbeddedEngine(endpoint, folders, timeout_seconds=timeout_seconds, world=world)
+    known = RegistrySettings.model_validate_json(registries)
+    client = distribution.Client(known, environ=os.environ, learn=lambda secret: None)
+    served = EmbeddedEngine(endpoint, folders, timeout_seconds=timeout_seconds, world=world, registries=client)
     anyio.run(_serve, served, folders.run / f"s-{uuid.uuid4().hex[:8]}", say)
 
 

@@ -83,11 +83,20 @@ def container_details(one: Record, engine: str) -> ContainerDetails:
     )
 
 
+def _tags(image: objects.Image) -> tuple[str, ...]:
+    return tuple(one for one in image.tags if "@" not in one)
+
+
+def _digests(image: objects.Image) -> tuple[str, ...]:
+    """Return the names that an image was pulled under by its digest."""
+    return tuple(one for one in image.tags if "@" in one)
+
+
 def image_state(image: objects.Image) -> ImageState:
     """Return an image looked at closely."""
     return ImageState(
         image.id,
-        image.tags,
+        _tags(image),
         image.size_bytes,
         image.created,
         image.os,
@@ -101,7 +110,7 @@ def image_state(image: objects.Image) -> ImageState:
 def image_row(image: objects.Image, engine: str) -> ImageRow:
     """Return an image as a list shows it."""
     created = image.created or objects.NO_TIME
-    return ImageRow(image.id, image.tags, (), image.size_bytes, created, image.config.labels, engine)
+    return ImageRow(image.id, _tags(image), _digests(image), image.size_bytes, created, image.config.labels, engine)
 
 
 def image_details(image: objects.Image) -> ImageDetails:
@@ -109,8 +118,8 @@ def image_details(image: objects.Image) -> ImageDetails:
     config = image.config
     return ImageDetails(
         id=image.id,
-        tags=image.tags,
-        digests=(),
+        tags=_tags(image),
+        digests=_digests(image),
         size_bytes=image.size_bytes,
         created=image.created,
         os=image.os,

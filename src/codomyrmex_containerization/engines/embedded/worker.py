@@ -1,6 +1,6 @@
 """Who does an ordinary user's containers, if only root of a namespace can? This process: it enters one and serves the contract on a socket.
 
-`python -m codomyrmex_containerization.engines.embedded.worker DATA RUN ENGINE TIMEOUT` says in a line on stdout where it listens, or what
+`python -m codomyrmex_containerization.engines.embedded.worker DATA RUN ENGINE TIMEOUT REGISTRIES` says in a line on stdout where it listens, or what
 is wrong, and ends when its stdin does: with the process that started it.
 """
 
@@ -15,21 +15,21 @@ from codomyrmex_containerization import errors
 from codomyrmex_containerization.engines.embedded import userns
 from codomyrmex_containerization.engines.embedded.objects import Folders
 
-_ARGUMENTS = 5
+_ARGUMENTS = 6
 
 
 def main(arguments: Sequence[str]) -> int:
     """Enter the namespaces, then serve until stdin ends."""
     if len(arguments) != _ARGUMENTS:
         return 2
-    data, run, engine, timeout = arguments[1:]
+    data, run, engine, timeout, registries = arguments[1:]
     folders = Folders(Path(data), Path(run))
     try:
         world = userns.enter(folders.run)
         # Only now: what is imported here may start threads, and a process with threads enters no namespace of users.
         from codomyrmex_containerization.engines.embedded import serving
 
-        serving.serve(folders, world, engine=engine, timeout_seconds=float(timeout), say=_say)
+        serving.serve(folders, world, engine=engine, timeout_seconds=float(timeout), registries=registries, say=_say)
     except errors.ContainerizationError as error:
         _say(error=[type(error).__name__, error.message, error.hint])
         return 1
