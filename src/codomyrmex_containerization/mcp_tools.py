@@ -14,17 +14,22 @@ from codomyrmex_containerization.dispatch.plain import mcp_tool
 
 __all__ = [
     "container_build",
+    "container_commit",
     "container_control",
     "container_copy",
+    "container_diff",
     "container_events",
     "container_exec",
     "container_export",
+    "container_import",
     "container_inspect",
     "container_list",
     "container_logs",
     "container_remove",
+    "container_rename",
     "container_run",
     "container_runtime_status",
+    "container_top",
     "container_update",
     "engine_prune",
     "image_import",
@@ -98,7 +103,7 @@ __all__ = [
                 "minimum": 1,
                 "type": "number",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["image_name"],
         "type": "object",
@@ -147,6 +152,42 @@ def container_build(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "tag": {"description": "Its name, e.g. shop/web:1.2", "maxLength": 512, "type": "string"},
+            "message": {"description": "Why, for the image's history", "maxLength": 1000, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["container", "tag"],
+        "type": "object",
+    },
+)
+def container_commit(
+    container: str,
+    tag: str,
+    *,
+    message: str | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Make an image of a container's files and settings, environment included; it is paused meanwhile. Taking a name asks first."""
+    return plain.answer(
+        "container_commit",
+        {
+            "container": container,
+            "tag": tag,
+            "message": message,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -165,8 +206,8 @@ def container_build(
                 "type": "number",
             },
             "signal": {"description": "kill: e.g. TERM, HUP", "pattern": "^(SIG)?[A-Z0-9+]{1,12}$", "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["container", "action"],
         "type": "object",
@@ -202,8 +243,8 @@ def container_control(
         "properties": {
             "source": {"description": "container:/path, or a host path", "maxLength": 4096, "type": "string"},
             "target": {"description": "container:/path, or a host path", "maxLength": 4096, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["source", "target"],
         "type": "object",
@@ -229,6 +270,42 @@ def container_copy(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "path": {"description": "Only this path and what is in it", "maxLength": 4096, "type": "string"},
+            "limit": {"default": 100, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_diff(
+    container: str,
+    *,
+    path: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List by path what a container added, changed and deleted of its image's files, without what is mounted."""
+    return plain.answer(
+        "container_diff",
+        {
+            "container": container,
+            "path": path,
+            "limit": limit,
+            "cursor": cursor,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
     toolset="monitoring",
     schema={
         "additionalProperties": False,
@@ -247,7 +324,7 @@ def container_copy(
                 "propertyNames": {"enum": ["container", "image", "volume", "network", "type", "event", "label"]},
                 "type": "object",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "type": "object",
     },
@@ -284,7 +361,7 @@ def container_events(
                 "anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "string"}],
                 "description": "A string is split, not run by a shell",
             },
-            "stdin": {"description": "Text for its standard input", "maxLength": 4000000, "type": "string"},
+            "stdin": {"description": "Standard input", "maxLength": 4000000, "type": "string"},
             "user": {"description": "User or UID[:GID]", "maxLength": 128, "type": "string"},
             "workdir": {"description": "Working folder", "maxLength": 4096, "type": "string"},
             "env": {
@@ -300,8 +377,8 @@ def container_events(
                 "minimum": 0.1,
                 "type": "number",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["container", "command"],
         "type": "object",
@@ -343,8 +420,14 @@ def container_exec(
         "properties": {
             "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
             "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "format": {
+                "default": "rootfs",
+                "description": "state, for container_import, has image and settings too (embedded only)",
+                "enum": ["rootfs", "state"],
+                "type": "string",
+            },
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["container", "path"],
         "type": "object",
@@ -354,6 +437,7 @@ def container_export(
     container: str,
     path: str,
     *,
+    format: Literal["rootfs", "state"] = "rootfs",
     engine: str | None = None,
     confirm_token: str | None = None,
 ) -> dict[str, Any]:
@@ -363,6 +447,44 @@ def container_export(
         {
             "container": container,
             "path": path,
+            "format": format,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
+            "name": {
+                "description": "If not the one it had",
+                "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$",
+                "type": "string",
+            },
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["path"],
+        "type": "object",
+    },
+)
+def container_import(
+    path: str,
+    *,
+    name: str | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Make a container, not started, of a file that container_export wrote with format='state' (embedded). Host mounts ask first."""
+    return plain.answer(
+        "container_import",
+        {
+            "path": path,
+            "name": name,
             "engine": engine,
             "confirm_token": confirm_token,
         },
@@ -375,7 +497,7 @@ def container_export(
         "additionalProperties": False,
         "properties": {
             "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["container"],
         "type": "object",
@@ -413,7 +535,7 @@ def container_inspect(
             "usage": {"default": True, "description": "CPU, memory, processes of running ones", "type": "boolean"},
             "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
             "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "type": "object",
     },
@@ -469,13 +591,8 @@ def container_list(
             },
             "stream": {"description": "Only this stream", "enum": ["stdout", "stderr"], "type": "string"},
             "timestamps": {"description": "Show each line's time", "type": "boolean"},
-            "follow_seconds": {
-                "description": "Wait this long for more lines",
-                "maximum": 60,
-                "minimum": 0,
-                "type": "number",
-            },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "follow_seconds": {"description": "Wait so long for more", "maximum": 60, "minimum": 0, "type": "number"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["container"],
         "type": "object",
@@ -518,8 +635,8 @@ def container_logs(
             "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
             "force": {"description": "Also when it runs", "type": "boolean"},
             "volumes": {"description": "Also its anonymous volumes", "type": "boolean"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["container"],
         "type": "object",
@@ -547,6 +664,39 @@ def container_remove(
 
 
 @mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "name": {"description": "New name", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$", "type": "string"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["container", "name"],
+        "type": "object",
+    },
+)
+def container_rename(
+    container: str,
+    name: str,
+    *,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Give a container another name. One that this server run did not create needs a confirmation: others call it by its name."""
+    return plain.answer(
+        "container_rename",
+        {
+            "container": container,
+            "name": name,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
     toolset="core",
     schema={
         "additionalProperties": False,
@@ -565,7 +715,7 @@ def container_remove(
                 "type": "object",
             },
             "ports": {
-                "description": "'80' (a free host port), '8080:80', '8080:80/udp'; on 127.0.0.1",
+                "description": "'80' (a free host port), '8080:80[/udp]'; on 127.0.0.1",
                 "items": {"type": "string"},
                 "maxItems": 100,
                 "type": "array",
@@ -585,10 +735,10 @@ def container_remove(
                 "maxLength": 100000,
             },
             "stdin": {"description": "Standard input", "maxLength": 4000000, "type": "string"},
-            "detach": {"description": "Leave it running, return at once", "type": "boolean"},
+            "detach": {"description": "Leave it running", "type": "boolean"},
             "timeout_seconds": {
                 "default": 60,
-                "description": "Then it is stopped (not when detached)",
+                "description": "Then it is stopped, unless detached",
                 "maximum": 3600,
                 "minimum": 0.1,
                 "type": "number",
@@ -596,13 +746,14 @@ def container_remove(
             "memory": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "'512m' or bytes"},
             "cpus": {"description": "Most CPUs", "exclusiveMinimum": 0, "maximum": 1024, "type": "number"},
             "pids_limit": {"description": "Most processes", "maximum": 4194304, "minimum": 1, "type": "integer"},
+            "disk": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "As memory"},
             "limits": {
                 "additionalProperties": False,
-                "description": "Further limits",
+                "description": "More limits",
                 "properties": {
                     "memory_reservation": {"description": "As memory", "type": "string"},
                     "cpu_shares": {
-                        "description": "Weight, 1024 is normal",
+                        "description": "Weight; usual: 1024",
                         "maximum": 262144,
                         "minimum": 2,
                         "type": "integer",
@@ -614,23 +765,20 @@ def container_remove(
                         "type": "object",
                     },
                     "shm_size": {"description": "As memory", "type": "string"},
+                    "disk_read": {"description": "A second", "type": "string"},
+                    "disk_write": {"description": "A second", "type": "string"},
                 },
                 "type": "object",
             },
             "read_only_rootfs": {"description": "Read-only root", "type": "boolean"},
             "cap_drop": {
-                "description": "Capabilities to drop, or ALL",
+                "description": "Capabilities, or ALL",
                 "items": {"type": "string"},
                 "maxItems": 64,
                 "type": "array",
             },
-            "cap_add": {
-                "description": "Capabilities to add",
-                "items": {"type": "string"},
-                "maxItems": 64,
-                "type": "array",
-            },
-            "privileged": {"description": "If the policy allows it", "type": "boolean"},
+            "cap_add": {"description": "Capabilities", "items": {"type": "string"}, "maxItems": 64, "type": "array"},
+            "privileged": {"description": "If policy allows", "type": "boolean"},
             "restart": {
                 "default": "no",
                 "description": "no, always, unless-stopped, on-failure[:N]",
@@ -639,11 +787,11 @@ def container_remove(
             },
             "healthcheck": {
                 "additionalProperties": False,
-                "description": "Tells if it is well",
+                "description": "Is it well?",
                 "properties": {
                     "command": {
                         "anyOf": [{"type": "string"}, {"items": {"type": "string"}, "type": "array"}],
-                        "description": "A string runs in the container's shell",
+                        "description": "A string runs in its shell",
                         "maxLength": 10000,
                     },
                     "interval": {"description": "Seconds, or 30s, 5m", "type": "string"},
@@ -672,9 +820,9 @@ def container_remove(
                 "type": "string",
             },
             "platform": {"description": "e.g. linux/arm64", "maxLength": 64, "type": "string"},
-            "isolation": {"description": "On embedded", "enum": ["standard", "strict"], "type": "string"},
-            "keep": {"description": "Do not remove it at its end", "type": "boolean"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "isolation": {"description": "Its walls", "enum": ["minimal", "standard", "strict"], "type": "string"},
+            "keep": {"description": "Do not remove it", "type": "boolean"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["image"],
         "type": "object",
@@ -698,6 +846,7 @@ def container_run(
     memory: str | int | None = None,
     cpus: float | None = None,
     pids_limit: int | None = None,
+    disk: str | int | None = None,
     limits: dict[str, Any] | None = None,
     read_only_rootfs: bool = False,
     cap_drop: list[str] | None = None,
@@ -708,7 +857,7 @@ def container_run(
     labels: dict[str, str] | None = None,
     pull_policy: Literal["always", "missing", "never"] = "missing",
     platform: str | None = None,
-    isolation: Literal["standard", "strict"] | None = None,
+    isolation: Literal["minimal", "standard", "strict"] | None = None,
     keep: bool = False,
     engine: str | None = None,
 ) -> dict[str, Any]:
@@ -732,6 +881,7 @@ def container_run(
             "memory": memory,
             "cpus": cpus,
             "pids_limit": pids_limit,
+            "disk": disk,
             "limits": limits,
             "read_only_rootfs": read_only_rootfs,
             "cap_drop": cap_drop,
@@ -753,7 +903,7 @@ def container_run(
     toolset="core",
     schema={
         "additionalProperties": False,
-        "properties": {"engine": {"description": "If not the default one", "maxLength": 64, "type": "string"}},
+        "properties": {"engine": {"description": "If not the default", "maxLength": 64, "type": "string"}},
         "type": "object",
     },
 )
@@ -763,7 +913,7 @@ def container_runtime_status(
 ) -> dict[str, Any]:
     """Show which engines and back ends answer right now, and what would make the others available.
 
-    Also the default engine and the host paths that mounts and builds may use.
+    Also the default engine and usable host paths.
     """
     return plain.answer(
         "container_runtime_status",
@@ -779,11 +929,41 @@ def container_runtime_status(
         "additionalProperties": False,
         "properties": {
             "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+        },
+        "required": ["container"],
+        "type": "object",
+    },
+)
+def container_top(
+    container: str,
+    *,
+    limit: int = 50,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """List the processes of a running container: pid on the engine's host, user, processor time, command."""
+    return plain.answer(
+        "container_top",
+        {
+            "container": container,
+            "limit": limit,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="storage",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
             "memory": {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "'512m' or bytes"},
             "cpus": {"description": "Most CPUs", "exclusiveMinimum": 0, "maximum": 1024, "type": "number"},
             "pids_limit": {"description": "Most processes", "maximum": 4194304, "minimum": 1, "type": "integer"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["container"],
         "type": "object",
@@ -828,8 +1008,8 @@ def container_update(
                 "type": "string",
             },
             "dry_run": {"default": True, "description": "Only show it", "type": "boolean"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["kind"],
         "type": "object",
@@ -863,8 +1043,8 @@ def engine_prune(
         "properties": {
             "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
             "tag": {"description": "Its name, e.g. shop/web:1.2", "maxLength": 512, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["path", "tag"],
         "type": "object",
@@ -895,7 +1075,7 @@ def image_import(
         "additionalProperties": False,
         "properties": {
             "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["image"],
         "type": "object",
@@ -925,7 +1105,7 @@ def image_inspect(
             "dangling": {"description": "Only untagged (true) or tagged (false) ones", "type": "boolean"},
             "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
             "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "type": "object",
     },
@@ -958,8 +1138,8 @@ def image_list(
         "properties": {
             "path": {"description": "Host path", "maxLength": 4096, "minLength": 1, "type": "string"},
             "tag": {"description": "One more name, for an archive of one image", "maxLength": 512, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["path"],
         "type": "object",
@@ -991,8 +1171,8 @@ def image_load(
         "properties": {
             "image": {"description": "Reference or id", "maxLength": 512, "type": "string"},
             "force": {"description": "Also when containers use it or it has several tags", "type": "boolean"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["image"],
         "type": "object",
@@ -1030,8 +1210,8 @@ def image_remove(
                 "enum": ["docker-archive", "oci-archive", "oci"],
                 "type": "string",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["image", "path"],
         "type": "object",
@@ -1065,8 +1245,8 @@ def image_save(
         "properties": {
             "source": {"description": "Reference or id", "maxLength": 512, "type": "string"},
             "target": {"description": "New name, e.g. shop/web:1.2", "maxLength": 512, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["source", "target"],
         "type": "object",
@@ -1104,8 +1284,8 @@ def image_tag(
                 "maxItems": 20,
                 "type": "array",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["network", "container"],
         "type": "object",
@@ -1161,7 +1341,7 @@ def network_connect(
                 "maxProperties": 200,
                 "type": "object",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["name"],
         "type": "object",
@@ -1204,8 +1384,8 @@ def network_create(
             "network": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
             "container": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
             "force": {"description": "Even if the container does not answer", "type": "boolean"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["network", "container"],
         "type": "object",
@@ -1245,7 +1425,7 @@ def network_disconnect(
             },
             "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
             "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "type": "object",
     },
@@ -1279,8 +1459,8 @@ def network_list(
         "additionalProperties": False,
         "properties": {
             "network": {"description": "Name, id or short id", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["network"],
         "type": "object",
@@ -1322,7 +1502,7 @@ def network_remove(
                 "maxProperties": 200,
                 "type": "object",
             },
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "required": ["name"],
         "type": "object",
@@ -1363,7 +1543,7 @@ def volume_create(
             "measure": {"description": "Also their sizes, which takes an engine a while", "type": "boolean"},
             "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
             "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
         },
         "type": "object",
     },
@@ -1399,8 +1579,8 @@ def volume_list(
         "additionalProperties": False,
         "properties": {
             "volume": {"description": "Name", "maxLength": 256, "type": "string"},
-            "engine": {"description": "If not the default one", "maxLength": 64, "type": "string"},
-            "confirm_token": {"type": "string", "description": "From confirmation_required, once the user agreed"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
         },
         "required": ["volume"],
         "type": "object",
