@@ -146,7 +146,12 @@ class EmbeddedEngine(base.Engine):
                 kernel_version=platform.release(),
                 product="embedded",
                 lacks=_LACKS,
-                notes=(f"OCI runtime {found.kind} {found.version}", *found.notes, *_damaged(house)),
+                notes=(
+                    f"OCI runtime {found.kind} {found.version}",
+                    *tiers.monitor_notes(found.tier),
+                    *found.notes,
+                    *_damaged(house),
+                ),
             )
 
         return await self._call(ask, "looking for an OCI runtime", seconds=deadline_seconds)
