@@ -68,6 +68,13 @@ def note(tier: Tier, held: Collection[str]) -> str:
     )
 
 
+def monitor_notes(tier: Tier) -> tuple[str, ...]:
+    """Return what people are told of who watches containers, where it is not who they would expect."""
+    if tier != "full" or process.find("conmon") is not None:
+        return ()
+    return (f"conmon is not installed: a monitor of our own watches containers; {REMEDY}",)
+
+
 def may_work() -> bool:
     """Say, without trying, whether a container could run here: what `probe` then really does."""
     may_mount = _may_mount() if os.geteuid() == 0 else userns.may_be_made()
