@@ -248,9 +248,11 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(6))
 async def test_server_may_be_killed_at_any_moment_of_a_disks_life(lab: Lab, seed: int) -> None:
     """B122."""
+    lab.engine.house.found  # noqa: B018  the server does not look for a runtime: killed at that, it would leave a try's container
     server = subprocess.Popen([sys.executable, "-c", BUSY, str(lab.folder)], stdout=subprocess.PIPE)  # noqa: ASYNC220
     try:
         assert server.stdout is not None
