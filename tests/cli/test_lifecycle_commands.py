@@ -1,6 +1,6 @@
 """Do the commands that rename containers, look into them and make images and files of them work, without a toolset being switched on?
 
-SPEC B106.
+SPEC B120.
 """
 
 from __future__ import annotations

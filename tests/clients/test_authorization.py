@@ -68,7 +68,7 @@ async def get(bench: Bench, name: str) -> bytes:
 async def test_a_password_opens_and_its_lack_or_a_wrong_one_says_what_to_do(
     bench: Bench, guarded: registry.Registry, authority: tls.Authority
 ) -> None:
-    """SPEC B136."""
+    """SPEC B137."""
     bench.trust(authority, guarded.authority)
     name = f"{guarded.authority}/secret/one:1"
     with pytest.raises(errors.Unauthorized) as none:
@@ -92,7 +92,7 @@ async def test_a_password_opens_and_its_lack_or_a_wrong_one_says_what_to_do(
 async def test_tokens_open_with_the_right_that_is_needed(
     bench: Bench, tokened: registry.Registry, token_server: registry.TokenServer, authority: tls.Authority
 ) -> None:
-    """SPEC B136."""
+    """SPEC B137."""
     bench.trust(authority, tokened.authority, token_server.authority)
     name = f"{tokened.authority}/team/app:1"
     with pytest.raises(errors.Unauthorized):  # anonymous may only read
@@ -113,7 +113,7 @@ async def test_tokens_open_with_the_right_that_is_needed(
 async def test_an_identity_token_is_given_for_a_token_and_to_nobody_else(
     bench: Bench, tokened: registry.Registry, token_server: registry.TokenServer, authority: tls.Authority
 ) -> None:
-    """SPEC B136."""
+    """SPEC B137."""
     bench.trust(authority, tokened.authority, token_server.authority)
     log_in(bench, tokened.authority, auth="", identitytoken=token_server.identity_token)
     token_server.asked.clear()
@@ -125,7 +125,7 @@ async def test_an_identity_token_is_given_for_a_token_and_to_nobody_else(
 
 
 async def test_a_token_that_ran_out_in_the_middle_is_renewed(bench: Bench) -> None:
-    """SPEC B136."""
+    """SPEC B137."""
     given: list[str] = []
 
     def answer(request: Request) -> Reply:
@@ -149,7 +149,7 @@ async def test_a_token_that_ran_out_in_the_middle_is_renewed(bench: Bench) -> No
 
 
 async def test_a_token_that_ran_out_in_the_middle_of_a_push_is_renewed(bench: Bench) -> None:
-    """SPEC B136."""
+    """SPEC B137."""
     data, arrived, given = b"x" * 200_000, bytearray(), list[str]()
     spent = set[str]()
 
@@ -177,7 +177,7 @@ async def test_a_token_that_ran_out_in_the_middle_of_a_push_is_renewed(bench: Be
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_what_another_host_wants_is_not_given(bench: Bench) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     challenge = {"www-authenticate": 'Basic realm="give me"'}
     with rogue.running(lambda request: Reply(401, headers=challenge)) as elsewhere:
@@ -252,7 +252,7 @@ async def test_credentials_go_to_no_stranger_for_a_token(
     realm: str,
     words: str,
 ) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     answer = Reply(401, headers={"www-authenticate": f'Bearer realm="{realm}",service="x",scope="y"'})
     with rogue.running(lambda request: answer, certificates=certificates) as found:
@@ -269,7 +269,7 @@ async def test_credentials_go_to_no_stranger_for_a_token(
 async def test_a_related_name_at_a_private_address_gets_no_credentials(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, authority: tls.Authority, certificates: Path
 ) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     public, private = addresses.literal("8.8.8.8"), addresses.literal("10.1.2.3")
     assert public is not None
@@ -329,7 +329,7 @@ def test_what_a_registry_wants_is_read(headers: list[str], found: list[tuple[str
 
 
 def test_credentials_do_not_show_in_any_text() -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     from codomyrmex_containerization.clients.credentials import Credential
 
     one = Credential(USER, PASSWORD, "identity-secret", "registry-secret")

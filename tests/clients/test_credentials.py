@@ -65,7 +65,7 @@ async def test_where_nothing_is_there_is_nothing(home: Home) -> None:
 
 
 async def test_credentials_are_found_where_docker_and_podman_keep_them(home: Home) -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     write(home.docker, {"auths": {"r.example": auth("docker")}})
     assert await user(home, "r.example") == "docker"
     write(home.folder / ".config/containers/auth.json", {"auths": {"r.example": auth("config")}})
@@ -128,7 +128,7 @@ async def test_every_kind_of_entry_is_read(home: Home) -> None:
     ],
 )
 async def test_a_damaged_file_is_an_error_that_shows_nothing_of_it(home: Home, content: str) -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     write(home.docker, content)
     with pytest.raises(errors.InvalidArgument, match=r"config\.json cannot be used") as caught:
         await home.find("r.example")
@@ -152,7 +152,7 @@ async def test_a_named_file_must_be_there(home: Home) -> None:
 
 
 async def test_a_helper_is_asked_by_its_standard_input(home: Home) -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     home.helper("one", f'printf "%s|" "$*" >>{home.folder}/asked; cat >>{home.folder}/asked; '
                        f"""echo '{{"ServerURL":"x","Username":"helped","Secret":"{SECRET}"}}'""")  # fmt: skip
     write(home.docker, {"credHelpers": {"r.example": "one"}, "auths": {"r.example": auth("file")}})
@@ -174,7 +174,7 @@ async def test_a_store_is_asked_for_every_registry_and_the_file_where_it_has_not
     [f"echo {SECRET}; exit 3", "echo no json", "echo '[]'", """echo '{"Username":1,"Secret":2}'""", "head -c 9000000 /dev/zero"],
 )  # fmt: skip
 async def test_a_helper_that_fails_or_prints_garbage_is_an_error_without_its_words(home: Home, script: str) -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     home.helper("bad", script)
     write(home.docker, {"credsStore": "bad"})
     with pytest.raises(errors.CommandFailed, match="docker-credential-bad failed") as caught:
@@ -183,7 +183,7 @@ async def test_a_helper_that_fails_or_prints_garbage_is_an_error_without_its_wor
 
 
 async def test_a_helper_that_hangs_is_ended(home: Home) -> None:
-    """SPEC B137."""
+    """SPEC B138."""
     home.helper("slow", f"echo $$ >{home.folder}/pid; exec sleep 1000000")
     write(home.docker, {"credsStore": "slow"})
     with pytest.raises(errors.DeadlineExceeded, match="docker-credential-slow took longer"):

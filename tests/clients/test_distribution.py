@@ -32,7 +32,7 @@ async def put_image(bench: Bench, name: str, *layers: bytes, config: bytes = CON
 
 
 async def test_blobs_and_manifests_come_back_as_they_were_sent(bench: Bench, any_registry: registry.Registry) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     layer = os.urandom(3_000_000)
     sent = await put_image(bench, f"{any_registry.authority}/round/trip:1", layer)
     got = bytearray()
@@ -58,7 +58,7 @@ async def test_what_the_registry_has_is_not_sent_again(bench: Bench, any_registr
 async def test_a_blob_is_mounted_from_another_repository_of_the_registry(
     bench: Bench, plain_registry: registry.Registry
 ) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     data = os.urandom(1000)
     async with bench.work() as work:
         one, other = (
@@ -84,7 +84,7 @@ async def test_a_large_blob_goes_in_chunks(
 async def test_broken_connections_to_a_real_registry_are_gone_on_from(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """SPEC B133."""
+    """SPEC B134."""
     # A registry may still be at what came before when it is asked how much that is.
     bench.pace = replace(bench.pace, attempts=20, first_wait_seconds=0.02, longest_wait_seconds=0.1)
     data, got = os.urandom(8_000_000), bytearray()
@@ -120,7 +120,7 @@ async def test_other_contents_than_their_digest_are_refused_by_the_registry(
 async def test_what_is_missing_is_not_found_with_the_registrys_own_code(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """SPEC B131."""
+    """SPEC B132."""
     async with bench.repository(f"{any_registry.authority}/no/thing") as repository:
         with pytest.raises(errors.NotFound) as caught:
             await repository.manifests.get("1")
@@ -133,7 +133,7 @@ async def test_what_is_missing_is_not_found_with_the_registrys_own_code(
 
 
 async def test_for_a_tag_that_is_not_there_the_nearest_are_named(bench: Bench, any_registry: registry.Registry) -> None:
-    """SPEC B131."""
+    """SPEC B132."""
     name = f"{any_registry.authority}/near/tags"
     for tag in ("1.2.3", "1.2.4", "latest"):
         await put_image(bench, f"{name}:{tag}", b"near")
@@ -190,7 +190,7 @@ async def test_tags_and_the_catalogue_come_in_pages(
 async def test_an_image_is_deleted_by_its_digest_with_all_its_tags(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     name = f"{any_registry.authority}/delete/me"
     made = await put_image(bench, f"{name}:1", b"delete me")
     async with bench.repository(name) as repository:
@@ -225,7 +225,7 @@ async def test_a_registry_that_deletes_nothing_says_so(bench: Bench) -> None:
 async def test_referrers_are_listed_whether_the_registry_does_or_not(
     bench: Bench, any_registry: registry.Registry
 ) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     name = f"{any_registry.authority}/signed/image"
     made = await put_image(bench, f"{name}:1", b"signed")
     subject = {"mediaType": made.media_type, "digest": made.digest, "size": len(made.data)}
@@ -291,7 +291,7 @@ def test_a_manifest_is_known_by_what_it_says_of_itself_where_the_registry_says_n
 
 
 async def test_dots_cannot_lead_out_of_a_repository(bench: Bench) -> None:
-    """SPEC B132."""
+    """SPEC B133."""
     for text in ("127.0.0.1:1/../../v2:1", "127.0.0.1:1/a/../b:1", "127.0.0.1:1/a/..:1", "127.0.0.1:1/a/%2e%2e/b"):
         with pytest.raises(errors.InvalidArgument):
             async with bench.repository(text):

@@ -46,7 +46,7 @@ async def fetched(bench: Bench, found: rogue.Rogue, blob: Descriptor = BLOB) -> 
 
 
 async def test_a_cut_off_download_goes_on_where_it_ended(bench: Bench) -> None:
-    """SPEC B133."""
+    """SPEC B134."""
 
     def answer(request: Request) -> Reply:
         status, headers, body = ranged(request)
@@ -101,7 +101,7 @@ async def test_a_registry_that_falls_silent_after_the_headers_is_given_up(bench:
     ids=["digest", "short", "long", "long without length", "packed"],
 )
 async def test_other_contents_than_asked_for_are_refused(bench: Bench, reply: Reply, words: str) -> None:
-    """SPEC B132."""
+    """SPEC B133."""
     tally.tried()
     with rogue.running(lambda request: reply) as found, pytest.raises(errors.InvalidArgument, match=words) as caught:
         await fetched(bench, found)
@@ -110,7 +110,7 @@ async def test_other_contents_than_asked_for_are_refused(bench: Bench, reply: Re
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_a_body_without_end_is_read_no_further_than_it_should_be(bench: Bench) -> None:
-    """SPEC B132."""
+    """SPEC B133."""
     tally.tried()
     given = 0
 
@@ -185,7 +185,7 @@ async def given(bench: Bench, found: rogue.Rogue) -> tuple[str, int]:
 
 
 async def test_an_upload_goes_on_at_its_offset(bench: Bench) -> None:
-    """SPEC B133."""
+    """SPEC B134."""
     uploads = Uploads(loses=(1, 2))
     with rogue.running(uploads) as found:
         assert await given(bench, found) == ("uploaded", len(DATA))
@@ -226,7 +226,7 @@ async def test_an_upload_that_gets_nowhere_ends(bench: Bench) -> None:
 async def test_a_registry_that_has_too_much_to_do_is_asked_again_when_it_says(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SPEC B133."""
+    """SPEC B134."""
     bench.pace = replace(bench.pace, longest_wait_seconds=90.0)
     waits: list[float] = []
     real = anyio.sleep
@@ -300,7 +300,7 @@ async def test_a_registry_that_is_not_there_is_unavailable(bench: Bench) -> None
     ids=["huge", "no manifest", "digest"],
 )
 async def test_a_manifest_that_is_none_is_an_error(bench: Bench, reply: Reply, words: str) -> None:
-    """SPEC B132."""
+    """SPEC B133."""
     tally.tried()
     with rogue.running(lambda request: reply) as found:
         async with bench.repository(f"{found.authority}/a/b") as repository:
@@ -371,7 +371,7 @@ async def test_where_the_next_page_is_the_registry_says_but_not_on_which_host(be
 async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     (bench.home / ".docker").mkdir()
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
@@ -394,7 +394,7 @@ async def test_a_blob_may_come_from_another_host_which_gets_no_credentials(
 async def test_a_host_that_a_redirect_names_is_asked_at_the_address_that_was_judged(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as storage:
         there = f"https://localhost:{storage.port}/data"
         with rogue.running(lambda request: Reply(307, headers={"location": there}), certificates=certificates) as found:
@@ -404,7 +404,7 @@ async def test_a_host_that_a_redirect_names_is_asked_at_the_address_that_was_jud
 
 
 async def test_a_registry_whose_name_is_none_is_not_waited_for(bench: Bench) -> None:
-    """SPEC B133."""
+    """SPEC B134."""
     bench.pace = replace(bench.pace, attempts=5, first_wait_seconds=1000.0, longest_wait_seconds=1000.0)
     async with bench.repository("no-such-host.invalid/a/b") as repository:
         with pytest.raises(errors.EngineUnavailable, match="does not answer"):
@@ -427,7 +427,7 @@ async def test_a_registry_whose_name_is_none_is_not_waited_for(bench: Bench) -> 
     ],
 )
 async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where: str) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     with (
         rogue.running(lambda request: Reply(307, headers={"location": where})) as found,
@@ -442,7 +442,7 @@ async def test_a_redirect_to_where_no_registry_is_is_refused(bench: Bench, where
 async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_network(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, authority: tls.Authority, certificates: Path
 ) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     real = addresses.resolve
 
@@ -462,7 +462,7 @@ async def test_a_registry_elsewhere_leads_nobody_to_loopback_or_a_private_networ
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_from_https_nobody_goes_to_http(bench: Bench, authority: tls.Authority, certificates: Path) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     with rogue.running(lambda request: Reply(200, DATA)) as storage:
         there = f"http://{storage.authority}/data"
@@ -487,7 +487,7 @@ async def test_redirects_without_end_end(bench: Bench) -> None:
 async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
     bench: Bench, certificates: Path, authority: tls.Authority
 ) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as found:
         with pytest.raises(errors.EngineUnavailable, match=r"certificate .* is not accepted") as caught:
             await fetched(bench, found)
@@ -498,14 +498,14 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 
 
 async def test_a_registry_listed_as_insecure_may_have_any_certificate(bench: Bench, certificates: Path) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates) as found:
         bench.settings["insecure"] = (found.authority,)
         assert await fetched(bench, found) == DATA
 
 
 async def test_a_registry_elsewhere_is_never_asked_without_tls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     monkeypatch.setattr(addresses, "is_loopback_name", lambda host: False)
     with rogue.running(lambda request: Reply(200, DATA)) as found:
         with pytest.raises(errors.EngineUnavailable):
@@ -518,7 +518,7 @@ async def test_a_registry_elsewhere_is_never_asked_without_tls(bench: Bench, mon
 async def test_own_certificates_are_shown_where_the_registry_wants_them(
     bench: Bench, authority: tls.Authority, certificates: Path
 ) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     own = authority.issue(bench.home / "own", "clientAuth")
     with rogue.running(lambda request: Reply(200, DATA), certificates=certificates, asks=authority) as found:
         bench.trust(authority, found.authority)
@@ -539,7 +539,7 @@ async def test_own_certificates_are_shown_where_the_registry_wants_them(
 async def test_a_mirror_is_asked_first_and_the_registry_when_it_lacks_the_image(
     bench: Bench, plain_registry: registry.Registry
 ) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     manifest = Reply(200, manifest_of(), {"content-type": descriptors.OCI_MANIFEST})
     with (
         rogue.running(lambda request: rogue.problem(404, "MANIFEST_UNKNOWN")) as mirror,
@@ -562,7 +562,7 @@ async def test_a_mirror_that_is_none_is_an_error(bench: Bench, text: str) -> Non
 
 
 async def test_the_proxy_of_the_environment_is_asked_unless_the_host_is_excepted(bench: Bench) -> None:
-    """SPEC B135."""
+    """SPEC B136."""
     with rogue.running(lambda request: Reply(502)) as proxy:
         bench.environ |= {"HTTPS_PROXY": f"http://{proxy.authority}", "NO_PROXY": "127.0.0.1"}
         async with bench.repository("registry.example/a/b") as repository:

@@ -50,7 +50,7 @@ async def copied(bench: Bench, source: str, target: str, **more: bool) -> transf
 async def test_an_index_goes_to_another_registry_with_all_that_belongs_to_it(
     bench: Bench, plain_registry: registry.Registry, second_registry: registry.Registry
 ) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     source, target = f"{plain_registry.authority}/copy/source", f"{second_registry.authority}/copy/target"
     digest = await made_index(bench, source)
     found = await copied(bench, f"{source}:all", f"{target}:new", referrers=True)
@@ -66,7 +66,7 @@ async def test_an_index_goes_to_another_registry_with_all_that_belongs_to_it(
 
 
 async def test_within_one_registry_no_bytes_are_sent(bench: Bench, plain_registry: registry.Registry) -> None:
-    """SPEC B130."""
+    """SPEC B131."""
     source, target = (f"{plain_registry.authority}/copy/{one}" for one in ("within", "elsewhere"))
     await put_image(bench, f"{source}:1", os.urandom(50_000))
     found = await copied(bench, f"{source}:1", f"{target}:1")
@@ -90,7 +90,7 @@ async def test_one_platform_is_copied_alone(
 
 
 async def test_what_is_damaged_on_its_way_does_not_get_a_tag(bench: Bench, second_registry: registry.Registry) -> None:
-    """SPEC B132."""
+    """SPEC B133."""
     layer = os.urandom(1000)
     manifest = Reply(200, manifest_of(blob_of(layer)), {"content-type": descriptors.OCI_MANIFEST})
 

@@ -1,6 +1,6 @@
 """Does a level of isolation mean the same on every engine, and is it refused where a wall of it is missing?
 
-SPEC B126, B127, B128.
+SPEC B111, B112, B113.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def completed(info: dict[str, Any], level: Isolation | None, **more: Any) -> Con
 
 
 def test_strict_on_a_daemon_with_users_of_its_own_has_every_wall() -> None:
-    """B127."""
+    """B112."""
     spec = completed(REMAPPED, "strict", limits=Limits(memory_bytes=64 * 1024**2))
     host = shapes.create_body(spec)["HostConfig"]
 
@@ -60,7 +60,7 @@ def test_strict_on_a_daemon_with_users_of_its_own_has_every_wall() -> None:
     ],
 )
 def test_strict_names_the_wall_that_a_daemon_has_not(info: dict[str, Any], wall: str) -> None:
-    """B127."""
+    """B112."""
     with pytest.raises(errors.Unsupported, match=f"isolation='strict' cannot be had .*missing: {wall}") as caught:
         completed(info, "strict")
     assert caught.value.hint
@@ -71,13 +71,13 @@ def test_strict_names_the_wall_that_a_daemon_has_not(info: dict[str, Any], wall:
     [(UNFILTERED, "a filter of system calls"), ({**USUAL, "PidsLimit": False}, "a limit of processes")],
 )
 def test_standard_names_the_wall_that_a_daemon_has_not(info: dict[str, Any], wall: str) -> None:
-    """B127."""
+    """B112."""
     with pytest.raises(errors.Unsupported, match=f"isolation='standard' cannot be had on docker.*{wall}"):
         completed(info, "standard")
 
 
 def test_standard_asks_for_the_walls_that_a_daemon_does_not_put_up_by_itself() -> None:
-    """B127."""
+    """B112."""
     host = shapes.create_body(completed(USUAL, "standard", cap_add=("cap_net_raw",), cap_drop=("KILL",)))["HostConfig"]
 
     assert host["SecurityOpt"] == ["no-new-privileges"]
@@ -168,19 +168,19 @@ async def _has_standards_walls(engine: DockerEngine, image: str) -> None:
 
 
 async def test_standard_stands_on_docker(docker: DockerEngine, busybox_image: str) -> None:
-    """B127."""
+    """B112."""
     await _has_standards_walls(docker, busybox_image)
 
 
 async def test_standard_stands_on_podman(podman: PodmanEngine, podman_service: PodmanService) -> None:
-    """B127."""
+    """B112."""
     await _has_standards_walls(podman, podman_service.image)
 
 
 async def test_strict_on_docker_is_had_or_refused_by_what_the_daemon_says(
     docker: DockerEngine, busybox_image: str
 ) -> None:
-    """B127."""
+    """B112."""
     spec = ContainerSpec(busybox_image, command=("true",), isolation="strict")
     raw = await docker._call(lambda: docker._client().info(), "looking")
     if walls.of_info(raw).users:
@@ -196,7 +196,7 @@ async def test_strict_on_podman_is_refused(podman: PodmanEngine, podman_service:
 
 
 async def test_disk_space_is_held_by_docker_or_refused(docker: DockerEngine, busybox_image: str) -> None:
-    """B121."""
+    """B106."""
     limits = Limits(disk_bytes=16 * 1024**2)
     spec = ContainerSpec(busybox_image, command=("dd", "if=/dev/zero", "of=/x", "bs=1M", "count=32"), limits=limits)
     try:
@@ -215,7 +215,7 @@ async def test_disk_space_is_held_by_docker_or_refused(docker: DockerEngine, bus
 
 
 async def test_disk_space_is_refused_on_podman(podman: PodmanEngine, podman_service: PodmanService) -> None:
-    """B121."""
+    """B106."""
     spec = ContainerSpec(podman_service.image, command=("true",), limits=Limits(disk_bytes=16 * 1024**2))
     with pytest.raises(errors.Unsupported, match="cannot limit disk"):
         await podman.create_container(spec)
@@ -243,7 +243,7 @@ async def test_rates_of_the_disk_are_refused_on_docker(docker: DockerEngine, bus
 
 
 async def test_setting_is_the_level_of_calls_that_name_none(docker_socket: Path, busybox_image: str) -> None:
-    """B128."""
+    """B113."""
     async with harness.opened(isolation="strict") as house:
         refused = await house.fails("unsupported", "container_run", image=busybox_image, command=["true"])
         named = await house.ok(
@@ -255,7 +255,7 @@ async def test_setting_is_the_level_of_calls_that_name_none(docker_socket: Path,
 
 
 async def test_minimal_is_refused_until_the_policy_allows_it(docker_socket: Path, busybox_image: str) -> None:
-    """B128."""
+    """B113."""
     call = {"image": busybox_image, "command": ["true"], "network": "none"}
     async with harness.opened() as house:
         refused = await house.fails("refused", "container_run", call, isolation="minimal")

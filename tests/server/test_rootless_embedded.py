@@ -50,7 +50,7 @@ async def _remove(client: Client, container: str) -> None:
 async def test_ordinary_user_builds_runs_and_reads_without_any_other_engine(
     session_ordinary_user: OrdinaryUser,
 ) -> None:
-    """B95: for an ordinary user the embedded engine runs in a namespace of that user's, and containers outlive the server."""
+    """B100: for an ordinary user the embedded engine runs in a namespace of that user's, and containers outlive the server."""
     async with served(session_ordinary_user) as client:
         status = await called(client, "container_runtime_status")
         (embedded,) = [row for row in status["engines"] if row["name"] == "embedded"]
@@ -85,7 +85,7 @@ async def test_ordinary_user_builds_runs_and_reads_without_any_other_engine(
 async def test_stopped_container_is_there_after_the_users_last_process_has_gone(
     session_ordinary_user: OrdinaryUser,
 ) -> None:
-    """B98: the namespaces go with their last process, and with them what is mounted; the next server makes new ones."""
+    """B103: the namespaces go with their last process, and with them what is mounted; the next server makes new ones."""
     command = ["sh", "-c", "echo kept >> /root/file; cat /root/file"]
     async with served(session_ordinary_user) as client:
         made = await called(client, "container_run", image="host", name="kept", detach=True, command=command)
@@ -101,7 +101,7 @@ async def test_stopped_container_is_there_after_the_users_last_process_has_gone(
 
 
 async def test_user_without_numbers_for_others_has_root_alone(plain_user: OrdinaryUser) -> None:
-    """B99: where a user was given no numbers for containers' users, containers have root alone, and the status says so."""
+    """B104: where a user was given no numbers for containers' users, containers have root alone, and the status says so."""
     async with served(plain_user) as client:
         status = await called(client, "container_runtime_status")
         (embedded,) = [row for row in status["engines"] if row["name"] == "embedded"]
@@ -113,7 +113,7 @@ async def test_user_without_numbers_for_others_has_root_alone(plain_user: Ordina
 
 
 async def test_root_of_an_ordinary_users_container_is_that_user_outside(session_ordinary_user: OrdinaryUser) -> None:
-    """B96: root of such a container has no more rights on this host than the user; what is the host's root's is nobody's."""
+    """B101: root of such a container has no more rights on this host than the user; what is the host's root's is nobody's."""
     async with served(session_ordinary_user) as client:
         shared = session_ordinary_user.shared("owned")
         command = ["sh", "-c", "touch /shared/made; stat -c %u /etc/hostname /usr; cat /proc/self/uid_map"]
@@ -137,7 +137,7 @@ async def test_root_of_an_ordinary_users_container_is_that_user_outside(session_
 async def test_what_cannot_be_held_for_an_ordinary_user_is_refused(
     session_ordinary_user: OrdinaryUser, wanted: dict[str, Any], said: str
 ) -> None:
-    """B97: where this user has no control groups, a limit that nothing else holds is refused, and nothing runs weaker."""
+    """B102: where this user has no control groups, a limit that nothing else holds is refused, and nothing runs weaker."""
     async with served(session_ordinary_user) as client:
         status = await called(client, "container_runtime_status")
         (embedded,) = [row for row in status["engines"] if row["name"] == "embedded"]
@@ -151,7 +151,7 @@ async def test_what_cannot_be_held_for_an_ordinary_user_is_refused(
 async def test_limits_of_single_processes_hold_an_ordinary_users_container(
     session_ordinary_user: OrdinaryUser,
 ) -> None:
-    """B97, B124: where this user has no control groups, limits of single processes hold memory and processes, and it is told so."""
+    """B102, B109: where this user has no control groups, limits of single processes hold memory and processes, and it is told so."""
     forks = "ulimit -v; i=0; while [ $i -lt 60 ]; do sleep 60 & i=$((i+1)); done; echo all of them"
     async with served(session_ordinary_user) as client:
         status = await called(client, "container_runtime_status")

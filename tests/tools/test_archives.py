@@ -1,6 +1,6 @@
 """What do the tools do that make files of images and containers, and images of files, and what do they ask before?
 
-SPEC B94.
+SPEC B99.
 """
 
 from __future__ import annotations

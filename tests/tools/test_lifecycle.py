@@ -1,6 +1,6 @@
 """What do the tools do that rename containers, look into them and make images and files of them, and what do they ask before?
 
-SPEC B100, SPEC B101, SPEC B102, SPEC B103, SPEC B106.
+SPEC B114, SPEC B115, SPEC B116, SPEC B117, SPEC B120.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does a call that needs an image get it from a registry, with the user's credentials, under the policy, and without showing them?
 
-SPEC B136, SPEC B137, SPEC B138.
+SPEC B137, SPEC B138, SPEC B139.
 """
 
 from __future__ import annotations

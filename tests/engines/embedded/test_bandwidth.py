@@ -1,6 +1,6 @@
 """Is a container held to the rates of the disk that it was given? Seen in the kernel's own counters.
 
-SPEC B123.
+SPEC B108.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def run(engine: EmbeddedEngine, id: str, *command: str) -> str:
 async def test_direct_writes_of_a_container_go_no_faster_than_its_rate(
     engine: EmbeddedEngine, disk_bytes: int | None
 ) -> None:
-    """B123."""
+    """B108."""
     limits = Limits(disk_bytes=disk_bytes, disk_write_bytes_per_second=2 * MIB, disk_read_bytes_per_second=8 * MIB)
     spec = ContainerSpec(embedded.IMAGE, command=("sleep", "1000"), network="none", limits=limits)
     id = await engine.create_container(spec)
@@ -96,6 +96,6 @@ async def test_rate_cannot_be_changed_later(engine: EmbeddedEngine) -> None:
 
 
 def test_rate_is_refused_where_the_data_lies_on_no_disk() -> None:
-    """B123."""
+    """B108."""
     with pytest.raises(errors.Unsupported, match="cannot limit the rate of the disk here"):
         bandwidth.require(Path("/dev/shm"), RATES)

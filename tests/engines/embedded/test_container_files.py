@@ -1,6 +1,6 @@
 """Does a container come to another machine's engine as it was, and does a file that lies or is damaged make nothing?
 
-SPEC B103, SPEC B104, SPEC B105.
+SPEC B117, SPEC B118, SPEC B119.
 """
 
 from __future__ import annotations
@@ -490,7 +490,7 @@ async def test_container_with_a_damaged_record_is_compared_with_nothing(machines
 
 
 async def test_renamed_container_keeps_its_name_after_a_crash_in_between(machines: Machines) -> None:
-    """SPEC B100."""
+    """SPEC B114."""
     made = await machines.written(name="before")
     names = machines.here.house.containers._names
     # As if who renamed it had been killed before it could say so: the name leads to it, and it is called otherwise.

@@ -1,6 +1,6 @@
 """What happens when something under the embedded engine breaks: a record, a monitor, the runtime, the disk, the machine?
 
-SPEC B141, SPEC B144.
+SPEC B122, SPEC B125.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def test_container_with_a_damaged_record_is_removed(house: life.House, wanted: s
 def test_volumes_without_a_name_go_with_a_damaged_container_if_that_is_asked_for(
     house: life.House, with_volumes: bool
 ) -> None:
-    """B141."""
+    """B122."""
     given = (Mount("volume", "/data"), Mount("volume", "/more"), Mount("volume", "/named", "named"))
     other = house.create(_spec("other", mounts=(Mount("volume", "/data"),)))
     record = house.create(_spec("cut", mounts=given))
@@ -146,7 +146,7 @@ def test_volumes_without_a_name_go_with_a_damaged_container_if_that_is_asked_for
 
 
 def test_volume_of_a_damaged_container_stays_when_another_mounts_it(house: life.House) -> None:
-    """B141."""
+    """B122."""
     record = house.create(_spec("cut", mounts=(Mount("volume", "/data"),)))
     name = record.mounts[0].name
     house.create(_spec("other", mounts=(Mount("volume", "/borrowed", name),)))
@@ -176,7 +176,7 @@ def test_container_whose_monitor_was_killed_runs_on_and_ends_without_an_exit_cod
 async def test_container_whose_monitor_was_killed_is_told_truly_and_removed_whole(
     engine: EmbeddedEngine, ends: bool
 ) -> None:
-    """B144."""
+    """B125."""
     house = engine.house
     made = house.create(
         ContainerSpec(

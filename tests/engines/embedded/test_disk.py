@@ -1,6 +1,6 @@
 """Does a container write no more than the disk space that it was given, and does nothing of its disk stay behind?
 
-SPEC B120.
+SPEC B105.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 async def test_container_sees_a_full_disk_at_its_limit_and_the_host_does_not(lab: Lab) -> None:
-    """B120."""
+    """B105."""
     id = await lab.created(FILL)
 
     _, said = await lab.ran(id)
@@ -162,7 +162,7 @@ async def test_one_file_is_one_disk_however_often_it_is_mounted(lab: Lab, tmp_pa
 
 @pytest.mark.parametrize("disk_bytes", [0, MIB, 2**60])
 async def test_disk_of_no_sensible_size_is_refused(lab: Lab, disk_bytes: int) -> None:
-    """B121."""
+    """B106."""
     with pytest.raises(errors.InvalidArgument, match="disk = "):
         await lab.created(limits=Limits(disk_bytes=disk_bytes))
     assert lab.engine.house.containers.ids() == []
@@ -190,7 +190,7 @@ except errors.Unsupported as error:
 
 
 def test_where_no_file_system_can_be_mounted_the_limit_is_refused_with_the_way_out() -> None:
-    """B121."""
+    """B106."""
     if os.geteuid() != 0:
         backends.missing("this test becomes another user, which only root may")
 
@@ -251,7 +251,7 @@ asyncio.run(main())
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(6))
 async def test_server_may_be_killed_at_any_moment_of_a_disks_life(lab: Lab, seed: int) -> None:
-    """B122."""
+    """B107."""
     lab.engine.house.found  # noqa: B018  the server does not look for a runtime: killed at that, it would leave a try's container
     server = subprocess.Popen([sys.executable, "-c", BUSY, str(lab.folder)], stdout=subprocess.PIPE)  # noqa: ASYNC220
     try:
@@ -276,7 +276,7 @@ async def test_server_may_be_killed_at_any_moment_of_a_disks_life(lab: Lab, seed
 async def test_nothing_stays_mounted_when_server_monitor_and_container_are_all_killed(
     lab: Lab, more: tuple[str, ...]
 ) -> None:
-    """B122."""
+    """B107."""
     server = subprocess.Popen(  # noqa: ASYNC220  one that is killed
         [sys.executable, "-c", SERVER, str(lab.folder), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,6 +1,6 @@
 """What holds a container where control groups do not, and is what cannot be held refused?
 
-SPEC B124, B125.
+SPEC B109, B110.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def require_own_users(engine: EmbeddedEngine) -> None:
 
 @pytest.mark.attack(STARVING)
 async def test_memory_is_held_by_a_limit_of_each_process(engine: EmbeddedEngine) -> None:
-    """B124."""
+    """B109."""
     id = await engine.create_container(spec(limits=Limits(memory_bytes=64 * MIB)))
     await engine.start_container(id)
     details = await engine.container_details(id)
@@ -90,7 +90,7 @@ async def test_memory_is_held_by_a_limit_of_each_process(engine: EmbeddedEngine)
 
 
 async def test_default_limit_that_nothing_holds_is_told(engine: EmbeddedEngine) -> None:
-    """B125."""
+    """B110."""
     id = await engine.create_container(spec())
     await engine.start_container(id)
 
@@ -105,7 +105,7 @@ async def test_default_limit_that_nothing_holds_is_told(engine: EmbeddedEngine) 
 async def test_limit_that_was_asked_for_and_that_nothing_holds_is_refused(
     engine: EmbeddedEngine, limits: Limits, named: str
 ) -> None:
-    """B125."""
+    """B110."""
     with pytest.raises(errors.Unsupported, match=f"cannot limit {named} here") as caught:
         await engine.create_container(spec(limits=limits))
     assert caught.value.hint
@@ -113,7 +113,7 @@ async def test_limit_that_was_asked_for_and_that_nothing_holds_is_refused(
 
 
 async def test_strict_names_what_nothing_holds(engine: EmbeddedEngine) -> None:
-    """B125."""
+    """B110."""
     with pytest.raises(errors.Unsupported, match=r"what is missing: limits \(cpus\)"):
         await engine.create_container(spec(level="strict"))
 
@@ -131,7 +131,7 @@ async def test_memory_of_one_that_may_raise_its_limits_is_refused(
 @pytest.mark.attack(STARVING)
 @SOME
 async def test_processes_of_users_of_their_own_are_held_by_a_limit_of_each_user(engine: EmbeddedEngine) -> None:
-    """B124."""
+    """B109."""
     require_own_users(engine)
     id = await engine.create_container(spec(FORKS, level="strict", limits=Limits(pids_limit=20)))
     other = await engine.create_container(spec(level="strict", limits=Limits(pids_limit=20)))

@@ -1,6 +1,6 @@
 """Are the layers of an image taken in side by side as they would be one by one, and can that be watched and stopped?
 
-SPEC B142, SPEC B143.
+SPEC B123, SPEC B124.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _stopping(after_bytes: int) -> tuple[content_watch.Watch, list[int]]:
 
 @pytest.mark.parametrize("form", ["docker", "gzip"])
 def test_large_layers_are_unpacked_by_helpers_as_they_are_one_by_one(tmp_path: Path, form: str) -> None:
-    """B143."""
+    """B124."""
     together, alone = help_.store(tmp_path / "together"), help_.store(tmp_path / "alone")
     together.load(_archive(tmp_path, *LARGE, help_.tar(("small", b"1")), form=form))
     for number, layer in enumerate([*LARGE, help_.tar(("small", b"1"))]):
@@ -85,7 +85,7 @@ def test_large_layers_are_unpacked_by_helpers_as_they_are_one_by_one(tmp_path: P
 
 
 def test_helpers_are_as_many_as_there_is_work_and_none_for_small_images(tmp_path: Path) -> None:
-    """B143."""
+    """B124."""
 
     def task(size: int) -> layers_together.Task:
         return layers_together.Task(lambda: pytest.fail("not read"), size, tmp_path, unpacks=True)
@@ -99,7 +99,7 @@ def test_helpers_are_as_many_as_there_is_work_and_none_for_small_images(tmp_path
 
 @pytest.mark.parametrize("place", range(4))
 def test_hostile_layer_among_large_ones_is_refused_and_nothing_is_left(tmp_path: Path, place: int) -> None:
-    """B143."""
+    """B124."""
     images = help_.store(tmp_path)
     layers = [*LARGE]
     layers[place] = help_.tar((help_.entry("big"), BYTES), ("../out", b"x"))
@@ -110,7 +110,7 @@ def test_hostile_layer_among_large_ones_is_refused_and_nothing_is_left(tmp_path:
 
 
 def test_large_layer_with_another_digest_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    """B143."""
+    """B124."""
     images = help_.store(tmp_path)
     other = help_.config(LARGE[0], LARGE[1], LARGE[3])
     path = tmp_path / "archive"
@@ -132,7 +132,7 @@ content.ContentStore(folders, engine="embedded").load(Path(sys.argv[3]), watch=w
 
 
 def test_helpers_end_with_a_server_that_is_killed_and_what_they_left_is_swept(tmp_path: Path) -> None:
-    """B143."""
+    """B124."""
     path = _archive(tmp_path, *LARGE)
     words = [sys.executable, "-c", LOADER, str(tmp_path / "data"), str(tmp_path / "run"), str(path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as server:
@@ -152,7 +152,7 @@ def test_helpers_end_with_a_server_that_is_killed_and_what_they_left_is_swept(tm
 
 
 def test_helper_that_ends_before_it_is_done_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """B143."""
+    """B124."""
     if len(os.sched_getaffinity(0)) == 1:
         return  # one processor has no helpers
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # the helper's interpreter finds nothing and ends
@@ -164,7 +164,7 @@ def test_helper_that_ends_before_it_is_done_is_an_error(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("form", ["docker", "gzip", "packed"])
 def test_loading_tells_the_bytes_that_went_by(tmp_path: Path, form: str) -> None:
-    """B142."""
+    """B123."""
     path = _archive(tmp_path, *LARGE[:2], form=form)
     told: list[int] = []
     help_.store(tmp_path).load(path, watch=content_watch.Watch(told.append, is_stopped=lambda: False))
@@ -178,7 +178,7 @@ def test_loading_tells_the_bytes_that_went_by(tmp_path: Path, form: str) -> None
 @pytest.mark.parametrize("form", ["docker", "gzip", "packed"])
 @pytest.mark.parametrize("after_bytes", [0, LARGE_BYTES, 3 * LARGE_BYTES])
 def test_stopped_load_ends_at_the_next_piece_and_leaves_nothing(tmp_path: Path, form: str, after_bytes: int) -> None:
-    """B142."""
+    """B123."""
     images = help_.store(tmp_path)
     watch, told = _stopping(after_bytes)
     with pytest.raises(errors.Cancelled):
@@ -202,7 +202,7 @@ def _import_folder(images: content.ContentStore, folder: Path, watch: content_wa
 def test_import_tells_its_bytes_and_can_be_stopped(
     tmp_path: Path, take: Callable[[content.ContentStore, Path, content_watch.Watch], None]
 ) -> None:
-    """B142."""
+    """B123."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     watch, told = _stopping(sys.maxsize)
@@ -217,7 +217,7 @@ def test_import_tells_its_bytes_and_can_be_stopped(
 
 @pytest.mark.parametrize("format", ["docker-archive", "oci-archive", "oci"])
 def test_save_tells_its_bytes_and_a_stopped_one_leaves_nothing(tmp_path: Path, format: archives.Format) -> None:
-    """B142."""
+    """B123."""
     images = help_.store(tmp_path)
     images.load(_archive(tmp_path, *LARGE[:2]))
     target = tmp_path / "out" / "saved"
@@ -233,7 +233,7 @@ def test_save_tells_its_bytes_and_a_stopped_one_leaves_nothing(tmp_path: Path, f
 
 
 async def test_cancelled_calls_of_the_engine_stop_and_leave_nothing(tmp_path: Path) -> None:
-    """B142."""
+    """B123."""
     engine = embedded.engine(tmp_path)
     own = engine.house.folders.images
     path = _archive(tmp_path, *LARGE)

@@ -1,6 +1,6 @@
 """Do disk space, rates and levels reach the embedded engine by tools, settings and the command line, and is it told what holds them?
 
-SPEC B120, B124, B128.
+SPEC B105, B109, B113.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def call(**more: Any) -> dict[str, Any]:
 
 
 async def test_disk_is_an_argument(engine: EmbeddedEngine) -> None:
-    """B120."""
+    """B105."""
     async with harness.opened(engines=("embedded",)) as house:
         answer = await house.ok("container_run", call(command=FILL, disk="16m"))
 
@@ -58,7 +58,7 @@ async def test_disk_that_is_no_size_is_refused(engine: EmbeddedEngine, disk: obj
 
 
 async def test_inspection_tells_what_holds_each_limit(engine: EmbeddedEngine) -> None:
-    """B124."""
+    """B109."""
     rates = {"disk_read": "8m", "disk_write": "4m"}
     try:
         bandwidth.require(engine.house.folders.data, Limits(disk_read_bytes_per_second=10**6))
@@ -77,7 +77,7 @@ async def test_inspection_tells_what_holds_each_limit(engine: EmbeddedEngine) ->
 
 
 async def test_setting_strict_holds_for_a_call_that_names_no_level(engine: EmbeddedEngine) -> None:
-    """B128."""
+    """B113."""
     try:
         idmaps.require(engine.house.folders.data)
     except errors.Unsupported as error:

@@ -59,7 +59,7 @@ def attacked(data: Path, wall: str) -> tuple[set[str], list[str]]:
 @pytest.mark.attack("networks")
 @pytest.mark.parametrize("wall", ["nft", "iptables"])
 def test_container_of_an_ordinary_user_gets_no_further_and_nobody_gets_in(tmp_path: Path, wall: str) -> None:
-    """SPEC B152."""
+    """SPEC B96."""
     assert attacked(tmp_path, wall) == (OPEN, [])
 
 
@@ -69,7 +69,7 @@ def test_attacks_on_an_ordinary_users_networks_get_through_without_the_walls(tmp
 
 
 def test_missing_programs_are_named_to_an_ordinary_user(tmp_path: Path) -> None:
-    """SPEC B154."""
+    """SPEC B98."""
     without_netavark, without_slirp = told(hub_host.describe, tmp_path)
     assert without_netavark["bridge"] == ""
     assert "apt-get install netavark" in without_netavark["created"]
@@ -138,7 +138,7 @@ def mounts(user: OrdinaryUser, bench: Bench) -> list[str]:
 
 
 async def test_containers_of_an_ordinary_user_meet_by_name_and_publish_ports(user: OrdinaryUser, bench: Bench) -> None:
-    """SPEC B150, SPEC B151."""
+    """SPEC B94, SPEC B95."""
     name = await network(bench)
     server = await bench.started(
         *ANSWERING, name=(called := bench.fresh()), network=name, ports=(PortMapping(8080, host_ip=LOOPBACK),)
@@ -168,7 +168,7 @@ async def test_containers_of_an_ordinary_user_meet_by_name_and_publish_ports(use
 
 
 async def test_containers_of_an_ordinary_user_come_and_go_side_by_side(user: OrdinaryUser, bench: Bench) -> None:
-    """SPEC B150, SPEC B151."""
+    """SPEC B94, SPEC B95."""
     names = [await network(bench), await network(bench, internal=True)]
     made = [await bench.create(*ANSWERING, network=names[number % 2]) for number in range(6)]
     async with anyio.create_task_group() as tasks:
@@ -183,7 +183,7 @@ async def test_containers_of_an_ordinary_user_come_and_go_side_by_side(user: Ord
 
 
 async def test_stack_that_died_is_there_again_with_the_next_container(user: OrdinaryUser, bench: Bench) -> None:
-    """SPEC B153."""
+    """SPEC B97."""
     name = await network(bench)
     server = await bench.started(*ANSWERING, network=name, ports=(PortMapping(8080, host_ip=LOOPBACK),))
     port = await port_of(bench, server)
@@ -196,7 +196,7 @@ async def test_stack_that_died_is_there_again_with_the_next_container(user: Ordi
 
 
 async def test_networks_of_an_ordinary_user_outlive_the_server(user: OrdinaryUser, bench: Bench) -> None:
-    """SPEC B151, SPEC B153."""
+    """SPEC B95, SPEC B97."""
     first = await opened(user)
     name = await network(bench)
     server = await first.started(*ANSWERING, network=name, ports=(PortMapping(8080, host_ip=LOOPBACK),))
@@ -209,7 +209,7 @@ async def test_networks_of_an_ordinary_user_outlive_the_server(user: OrdinaryUse
 
 
 async def test_networks_whose_namespaces_have_gone_are_set_up_anew(user: OrdinaryUser, bench: Bench) -> None:
-    """SPEC B151."""
+    """SPEC B95."""
     name = await network(bench)
     server = await bench.started(*ANSWERING, network=name, ports=(PortMapping(8080, host_ip=LOOPBACK),))
     end(user, "")  # the stack, which nobody's namespaces need, goes on

@@ -1,6 +1,6 @@
 """Does the monitor of our own do what conmon does, so that either may watch the same program and nobody sees which it was?
 
-SPEC B112. `test_attach.py` tries both with who is attached.
+SPEC B128. `test_attach.py` tries both with who is attached.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def left(folder: Path) -> dict[str, bytes]:
 async def test_both_monitors_leave_the_same_of_the_same_program(
     watched: list[Watched], tmp_path: Path, script: str
 ) -> None:
-    """SPEC B112."""
+    """SPEC B128."""
     seen = []
     for kind in KINDS:
         one = begun(watched, tmp_path / kind, SCRIPTS[script], kind=kind)

@@ -1,6 +1,6 @@
 """Is a container of the runtime of our own shut in, does it obey, and does it refuse what it does not know?
 
-SPEC B111, SPEC B113, SPEC B114. Seen from outside, in the kernel's own files; the contract suite has a row for it too.
+SPEC B127, SPEC B129, SPEC B130. Seen from outside, in the kernel's own files; the contract suite has a row for it too.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def test_kernel_shows_every_wall_round_a_program_and_a_command(bench: Bench) -> None:
-    """SPEC B111."""
+    """SPEC B127."""
     first = bench.running()
     script = "cat /proc/self/status; sleep 1000 >/dev/null 2>&1 & true"
     assert bench.executed("sh", "-c", script).returncode == 0
@@ -226,7 +226,7 @@ def test_what_tells_of_the_host_is_hidden_and_its_settings_are_read_only(bench: 
 
 
 def test_interpreter_of_the_host_cannot_be_written_to_by_what_it_becomes(bench: Bench) -> None:
-    """SPEC B114: not by the file that the container's first process still is, nor by what becomes of it."""
+    """SPEC B130: not by the file that the container's first process still is, nor by what becomes of it."""
     waiting = f"/proc/{bench.created()}/exe"
     assert os.path.samefile(waiting, sys.executable)
     for change in (
@@ -341,7 +341,7 @@ def _python_of_everybody() -> tuple[str, ...]:
 
 @pytest.mark.parametrize("is_root_inside", [True, False], ids=["root_of_a_namespace", "plain"])
 def test_ordinary_user_has_containers_with_the_same_walls(bench: Bench, is_root_inside: bool) -> None:
-    """SPEC B111: both as root of a namespace that was made before, and with one that the runtime makes."""
+    """SPEC B127: both as root of a namespace that was made before, and with one that the runtime makes."""
     for program in ("setpriv", "unshare"):
         if process.find(program) is None:
             backends.missing(f"no {program}", enable="apt-get install util-linux")
@@ -515,7 +515,7 @@ UNKNOWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("what", UNKNOWN)
 def test_what_is_not_known_is_refused(bench: Bench, what: str) -> None:
-    """SPEC B113."""
+    """SPEC B129."""
     for name, value in UNKNOWN[what].items():
         known = bench.config.get(name)
         bench.config[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value

@@ -132,7 +132,7 @@ class Image:
 async def test_an_image_goes_to_a_registry_and_comes_back_and_runs(
     engine: EmbeddedEngine, other: EmbeddedEngine, local_registry: registry.Registry, tmp_path: Path
 ) -> None:
-    """SPEC B138."""
+    """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     name = f"{local_registry.authority}/round/trip:1"
     pushed = await engine.push_image(image, name)
@@ -149,7 +149,7 @@ async def test_an_image_goes_to_a_registry_and_comes_back_and_runs(
 async def test_what_is_there_is_neither_sent_nor_fetched_again(
     engine: EmbeddedEngine, local_registry: registry.Registry, tmp_path: Path
 ) -> None:
-    """SPEC B138."""
+    """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     first = await engine.push_image(image, f"{local_registry.authority}/again/one:1")
     again = await engine.push_image(image, f"{local_registry.authority}/again/one:2")
@@ -189,7 +189,7 @@ async def test_docker_pulls_what_was_pushed_and_the_other_way_round(
     tmp_path: Path,
     docker_cli: DockerCommandLine,
 ) -> None:
-    """SPEC B138."""
+    """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     ours, theirs = (f"{local_registry.authority}/with/docker:{one}" for one in ("ours", "theirs"))
     pushed = await engine.push_image(image, ours)
@@ -216,7 +216,7 @@ async def test_an_image_goes_round_through_docker_and_podman_and_stays_the_same(
     docker_cli: DockerCommandLine,
     podman_service: PodmanService,
 ) -> None:
-    """SPEC B138."""
+    """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     first, second, third = (f"{local_registry.authority}/round/{one}:1" for one in ("first", "second", "third"))
     pushed = await engine.push_image(image, first)
@@ -316,7 +316,7 @@ class Lying(Image):
 async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
     engine: EmbeddedEngine, lie: Reply, error: type[errors.ContainerizationError]
 ) -> None:
-    """SPEC B139."""
+    """SPEC B140."""
     tally.tried()
     if lie.cut is not None:
         lie = Reply(200, LAYER, cut=0)
@@ -328,7 +328,7 @@ async def test_of_an_image_that_does_not_come_whole_nothing_is_kept(
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_refused(engine: EmbeddedEngine) -> None:
-    """SPEC B139."""
+    """SPEC B140."""
     tally.tried()
     image = Image(LAYER)
     config = json.loads(image.config)
@@ -343,7 +343,7 @@ async def test_a_layer_that_unpacks_to_something_else_than_the_image_says_is_ref
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_a_layer_that_leads_out_of_its_folder_is_refused(engine: EmbeddedEngine) -> None:
-    """SPEC B139."""
+    """SPEC B140."""
     tally.tried()
     with rogue.running(Image(layer(**{"../../escaped": b"x"}))) as found, pytest.raises(errors.InvalidArgument):
         await pulled(engine, f"{found.authority}/lying/image:1")
@@ -368,7 +368,7 @@ async def test_what_is_no_image_for_this_engine_is_said_to_be_none(
 
 @pytest.mark.attack(tally.REGISTRIES)
 async def test_layers_of_elsewhere_are_fetched_from_the_registry_alone(engine: EmbeddedEngine) -> None:
-    """SPEC B134."""
+    """SPEC B135."""
     tally.tried()
     with rogue.running(lambda request: Reply(200, LAYER)) as elsewhere:
         image = Image(LAYER)
@@ -385,7 +385,7 @@ async def test_layers_of_elsewhere_are_fetched_from_the_registry_alone(engine: E
 
 
 async def test_two_pulls_of_one_image_at_once_are_one_download(engine: EmbeddedEngine) -> None:
-    """SPEC B138."""
+    """SPEC B139."""
     with rogue.running(Image(LAYER, OTHER)) as found:
         name = f"{found.authority}/same/image:1"
         async with anyio.create_task_group() as tasks:
@@ -397,7 +397,7 @@ async def test_two_pulls_of_one_image_at_once_are_one_download(engine: EmbeddedE
 
 
 async def test_a_pull_that_is_left_stops_and_keeps_nothing(engine: EmbeddedEngine) -> None:
-    """SPEC B139."""
+    """SPEC B140."""
     never = threading.Event()
     image = Image(LAYER, OTHER)
 
@@ -439,7 +439,7 @@ anyio.run(main)
 
 
 async def test_what_a_pull_has_left_that_was_killed_is_taken_away(engine: EmbeddedEngine) -> None:
-    """SPEC B89, SPEC B139."""
+    """SPEC B89, SPEC B140."""
     never, image = threading.Event(), Image(LAYER, OTHER)
 
     def answer(request: Request) -> Reply:

@@ -1,4 +1,4 @@
-"""Does a container with a restart policy run again after a reboot, or after everything was killed? SPEC B140."""
+"""Does a container with a restart policy run again after a reboot, or after everything was killed? SPEC B121."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _rebooted(house: life.House) -> None:
 async def test_next_server_starts_what_a_policy_keeps_running_after_all_was_killed(
     engine: EmbeddedEngine, tmp_path: Path, policy: str, status: str
 ) -> None:
-    """B140."""
+    """B121."""
     record = _started(engine.house, policy)
     _all_killed(record)
     next_one = embedded.engine(tmp_path)
@@ -94,7 +94,7 @@ async def test_next_server_starts_what_a_policy_keeps_running_after_all_was_kill
 
 
 def test_program_of_unknown_end_is_not_started_again_on_failure(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     _all_killed(_started(engine.house, "on-failure"))
     now = _opened(embedded.engine(tmp_path)).look("on-failure")
     assert (now.status, now.exit_code) == ("exited", None)
@@ -108,7 +108,7 @@ def test_program_of_unknown_end_is_not_started_again_on_failure(engine: Embedded
 def test_program_that_is_known_to_have_failed_is_started_again_on_failure(
     engine: EmbeddedEngine, tmp_path: Path, code: int, count: int, status: str
 ) -> None:
-    """B140."""
+    """B121."""
     record = _started(engine.house, "on-failure", maximum=2)
     _all_killed(record)
     # As it is when the monitor was killed while it waited to start the container again.
@@ -131,7 +131,7 @@ def test_program_that_is_known_to_have_failed_is_started_again_on_failure(
 async def test_container_that_was_stopped_by_hand_runs_again_only_after_a_reboot_and_only_if_always(
     engine: EmbeddedEngine, tmp_path: Path, policy: str, reboots: bool, status: str
 ) -> None:
-    """B140."""
+    """B121."""
     _started(engine.house, policy)
     await engine.stop_container(policy, timeout_seconds=0)
     if reboots:
@@ -140,7 +140,7 @@ async def test_container_that_was_stopped_by_hand_runs_again_only_after_a_reboot
 
 
 async def test_container_that_waits_for_the_next_server_can_be_stopped(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     _all_killed(_started(engine.house, "always"))
     assert engine.house.look("always").status == "exited"
     await engine.stop_container("always", timeout_seconds=0)
@@ -150,7 +150,7 @@ async def test_container_that_waits_for_the_next_server_can_be_stopped(engine: E
 def test_container_whose_restart_was_cut_short_is_started_by_the_next_server(
     engine: EmbeddedEngine, tmp_path: Path
 ) -> None:
-    """B140."""
+    """B121."""
     record = _started(engine.house, "always")
     _all_killed(record)
     house = engine.house
@@ -160,7 +160,7 @@ def test_container_whose_restart_was_cut_short_is_started_by_the_next_server(
 
 
 def test_several_servers_that_are_opened_at_once_start_a_container_once(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     _all_killed(_started(engine.house, "always"))
     servers = [embedded.engine(tmp_path) for _ in range(4)]
     openers = [threading.Thread(target=_opened, args=(one,)) for one in servers]
@@ -173,7 +173,7 @@ def test_several_servers_that_are_opened_at_once_start_a_container_once(engine: 
 
 
 def test_container_that_was_never_started_stays_so(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     spec = ContainerSpec(embedded.IMAGE, name="new", command=LASTS, network="none", restart=RestartPolicy("always"))
     engine.house.create(spec)
     _rebooted(engine.house)
@@ -181,7 +181,7 @@ def test_container_that_was_never_started_stays_so(engine: EmbeddedEngine, tmp_p
 
 
 def test_container_that_does_not_start_does_not_keep_others_from_it(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     house = engine.house
     records = [_started(house, "always"), _started(house, "unless-stopped")]
     for one in records:
@@ -196,7 +196,7 @@ def test_container_that_does_not_start_does_not_keep_others_from_it(engine: Embe
 
 
 def test_container_that_somebody_holds_just_then_is_started_after_that(engine: EmbeddedEngine, tmp_path: Path) -> None:
-    """B140."""
+    """B121."""
     house = engine.house
     records = [_started(house, "always"), _started(house, "unless-stopped")]
     for one in records:

@@ -63,7 +63,7 @@ def _spec(*command: str) -> ContainerSpec:
 async def test_killed_worker_is_started_again_and_containers_go_on(
     engine: RootlessEngine, session_ordinary_user: OrdinaryUser
 ) -> None:
-    """B95: containers outlive the process that made them; the next call starts another one."""
+    """B100: containers outlive the process that made them; the next call starts another one."""
     id = await engine.create_container(_spec("sleep", "600"))
     await engine.start_container(id)
     await _kill_workers(session_ordinary_user)

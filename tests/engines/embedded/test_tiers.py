@@ -1,6 +1,6 @@
 """Is the tier found by trying, is it told, and are the walls of the lowest the same as those of the highest?
 
-SPEC B110, SPEC B111.
+SPEC B126, SPEC B127.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def words_of(pid: int) -> list[str]:
 
 
 def test_lowest_tier_is_found_with_what_it_really_holds(runtimes: Path, tmp_path: Path) -> None:
-    """SPEC B110."""
+    """SPEC B126."""
     found = probe.find_runtime(tmp_path / "state", tier="bare")
     assert (found.tier, found.kind, set(found.limits)) == ("bare", "own", ALL)
     assert any(tiers.REMEDY in note for note in found.notes)
@@ -134,7 +134,7 @@ async def test_status_names_the_tier_and_the_command_that_raises_it(bare: Embedd
 
 @pytest.mark.parametrize("level", EVERY)
 async def test_lowest_tier_has_the_walls_that_a_level_promises(bare: EmbeddedEngine, level: Isolation) -> None:
-    """SPEC B111."""
+    """SPEC B127."""
     async with running(bare, level=level) as (id, pid):
         found = walls.seen(pid, await said(bare, id, walls.INSIDE))
         parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

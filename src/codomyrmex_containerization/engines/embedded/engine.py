@@ -162,20 +162,13 @@ class EmbeddedEngine(base.Engine):
                 builder="classic",
                 kernel_version=platform.release(),
                 product="embedded",
-<<<<<<< HEAD
                 lacks=_lacks(found),
-                notes=(
-                    f"OCI runtime {found.kind} {found.version}",
-                    *found.notes,
-                    *fallback.notes(found.limits),
-                    *_numbers(self._world),
-=======
-                lacks=_LACKS,
                 notes=(
                     f"OCI runtime {found.kind} {found.version}",
                     *tiers.monitor_notes(found.tier),
                     *found.notes,
->>>>>>> h2
+                    *fallback.notes(found.limits),
+                    *_numbers(self._world),
                     *_damaged(house),
                 ),
             )
