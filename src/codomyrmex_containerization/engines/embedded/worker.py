@@ -1,7 +1,7 @@
 """Who does an ordinary user's containers, if only root of a namespace can? This process: it enters one and serves the contract on a socket.
 
-`python -m codomyrmex_containerization.engines.embedded.worker DATA RUN ENGINE TIMEOUT REGISTRIES` says in a line on stdout where it listens,
-or what is wrong, and ends when its stdin does: with the process that started it.
+`python -m codomyrmex_containerization.engines.embedded.worker DATA RUN ENGINE TIMEOUT REGISTRIES` says in a line on stdout where it
+listens, or what is wrong, and ends when its stdin does: with the process that started it.
 """
 
 from __future__ import annotations
