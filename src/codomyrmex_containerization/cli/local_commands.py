@@ -1,9 +1,10 @@
-"""What do the commands do that call no tool of their own: `tools`, `config`, `cleanup`, `completion`, `serve`?"""
+"""What do the commands do that call no tool of their own: `tools`, `config`, `doctor`, `cleanup`, `completion`, `serve`?"""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +16,13 @@ from codomyrmex_containerization.cli.screen import Screen
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.dispatch.application import Application
+    from codomyrmex_containerization.models.engine import EngineProbe
     from codomyrmex_containerization.tools._decorator import ToolSpec
 
 
 def all_commands() -> list[click.Command]:
     """Return the commands, in the order in which the help lists them."""
-    return [_tools(), _config(), _cleanup(), _completion(), _serve()]
+    return [_tools(), _config(), _doctor(), _cleanup(), _completion(), _serve()]
 
 
 def _given() -> options.Given:
@@ -229,6 +231,73 @@ def _print_path() -> int:
 
 
 # ----------------------------------------------------------------------------------------------------- cleanup, completion, serve
+
+
+def _doctor() -> click.Command:
+    return options.Command(
+        "doctor",
+        help="Look closely at the engines. Says what holds here, what does not, and which command would bring it.\n\n"
+        "Exits with 0 when an engine can be used.",
+        callback=_look_closely,
+    )
+
+
+def _look_closely() -> int:
+    given, to = _given(), _screen()
+
+    async def work(application: Application) -> list[dict[str, Any]]:
+        engines = application.engines
+        probes = await engines.probe()
+        # Listings leave it out where it never held anything: here it is asked about all the same.
+        if "embedded" in application.settings.engines and all(one.name != "embedded" for one in probes):
+            probes += await engines.probe("embedded")
+        return [await _examined(application, probe) for probe in probes]
+
+    found = session.run(given, to, work)
+    is_well = any(one["available"] for one in found)
+    if to.json:
+        to.document({"status": "success" if is_well else "error", "engines": found})
+    else:
+        _show_checks(found, to)
+    return 0 if is_well else errors.EngineUnavailable.exit_status
+
+
+async def _examined(application: Application, probe: EngineProbe) -> dict[str, Any]:
+    text = application.redactor.text
+    if probe.info is None:
+        return {"name": probe.name, "available": False, "reason": text(probe.reason), "remedy": text(probe.remedy)}
+    try:
+        engine = await application.engines.pick(probe.name)
+        checks = await engine.checks()
+    except errors.ContainerizationError as error:
+        return {"name": probe.name, "available": False, "reason": text(error.message), "remedy": text(error.hint)}
+    info = probe.info
+    lacks = [{"what": f"capability {name}", "holds": False, "said": why} for name, why in info.lacks.items()]
+    shown = [{name: value for name, value in asdict(one).items() if value != ""} for one in checks]
+    return {
+        "name": probe.name,
+        "available": True,
+        "version": info.version,
+        "endpoint": info.endpoint.url,
+        "rootless": info.rootless,
+        "checks": [*shown, *lacks],
+        "notes": [text(one) for one in info.notes],
+    }
+
+
+def _show_checks(found: list[dict[str, Any]], to: Screen) -> None:
+    rows = []
+    for one in found:
+        state = f"version {one['version']} at {one['endpoint']}" if one["available"] else one["reason"]
+        rows.append((one["name"], "engine", "yes" if one["available"] else "no", state))
+        rows += [
+            ("", check["what"], "yes" if check["holds"] else "no", check["said"]) for check in one.get("checks", ())
+        ]
+    to.table(("ENGINE", "WHAT", "HOLDS", "HOW"), rows)
+    remedies = [one["remedy"] for one in found if one.get("remedy")]
+    remedies += [check["remedy"] for one in found for check in one.get("checks", ()) if check.get("remedy")]
+    for remedy in dict.fromkeys(remedies):
+        to.note(f"to have more of it: {remedy}")
 
 
 def _cleanup() -> click.Command:

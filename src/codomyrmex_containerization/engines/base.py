@@ -32,7 +32,7 @@ from codomyrmex_containerization.models.details import (
     ImageRow,
     PathStat,
 )
-from codomyrmex_containerization.models.engine import Endpoint, EngineInfo
+from codomyrmex_containerization.models.engine import Check, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
@@ -92,6 +92,10 @@ class Engine(ABC):
     @abstractmethod
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
         """Ask the engine what it is. Raises Unauthorized when its socket may not be opened."""
+
+    async def checks(self) -> list[Check]:
+        """Look closely at what holds here, for people; nothing where the engine tells all of it by `info`."""
+        return []
 
     @abstractmethod
     async def list_containers(self, *, all: bool, labels: Sequence[str] = ()) -> list[ContainerRow]:

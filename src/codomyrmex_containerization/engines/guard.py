@@ -36,7 +36,7 @@ from codomyrmex_containerization.models.details import (
     ImageRow,
     PathStat,
 )
-from codomyrmex_containerization.models.engine import EngineInfo
+from codomyrmex_containerization.models.engine import Check, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
@@ -160,6 +160,9 @@ class GuardedEngine(base.Engine):
     @property
     def is_local(self) -> bool:
         return self._engine.is_local
+
+    async def checks(self) -> list[Check]:
+        return await self._engine.checks()
 
     async def info(self, *, deadline_seconds: float | None = None) -> EngineInfo:
         return await self._engine.info(deadline_seconds=deadline_seconds)

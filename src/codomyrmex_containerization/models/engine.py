@@ -121,6 +121,16 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that containers may want: whether it holds here, what is known of it, and what would bring it."""
+
+    what: str
+    holds: bool
+    said: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineProbe:
     """The outcome of asking one engine: its info, or why it is not available and what would help."""
 

@@ -25,6 +25,7 @@ from codomyrmex_containerization.engines.embedded import (
     container_files,
     content_watch,
     disk,
+    doctor,
     execs,
     fallback,
     files,
@@ -58,7 +59,7 @@ from codomyrmex_containerization.models.details import (
     ImageRow,
     PathStat,
 )
-from codomyrmex_containerization.models.engine import Capability, Endpoint, EngineInfo
+from codomyrmex_containerization.models.engine import Capability, Check, Endpoint, EngineInfo
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow, StoredContainer
@@ -174,6 +175,11 @@ class EmbeddedEngine(base.Engine):
             )
 
         return await self._call(ask, "looking for an OCI runtime", seconds=deadline_seconds)
+
+    async def checks(self) -> list[Check]:
+        """Try what may be missing here."""
+        ids = None if self._world is None else self._world.ids
+        return await self._call(lambda house: doctor.checks(house, ids=ids), "looking at this machine")
 
     # ------------------------------------------------------------------------------------------------------ containers
 

@@ -295,6 +295,7 @@ class RootlessEngine(base.Engine):
         return replace(found, endpoint=self.endpoint)
 
     _info = plain(base.Engine.info)
+    checks = plain(base.Engine.checks)
     list_containers = plain(base.Engine.list_containers)
     inspect_container = plain(base.Engine.inspect_container)
     container_details = plain(base.Engine.container_details)
