@@ -172,6 +172,11 @@ PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "container_update": {
         "container": _CONTAINERS, "memory": ("64m", 67108864), "cpus": (0.5,), "pids_limit": (50,),
     },
+    "container_create": {
+        "image": _IMAGES, "name": ("fuzz-a", "fuzz-c", "precious"), "command": ("true",),
+        "mounts": (["../outside:/o"], ["/:/host"], ["/var/run/docker.sock:/s"]), "network": ("none", "host"),
+        "pull_policy": ("never",), "restart": ("no", "always"), "labels": ({guard.LABEL_LIFETIME: "call"},),
+    },
     "container_rename": {
         "container": ("precious", "fuzz-a", "fuzz-c"), "name": ("fuzz-a", "fuzz-c", "precious", "precious-2"),
         "confirm_token": ("A" * 16,),

@@ -106,6 +106,10 @@ def _calls(given: str) -> dict[str, list[dict[str, Any]]]:
             {"container": CONTAINER, "tag": IMAGE, "message": given},
             {"container": lost, "tag": "localhost/none"},
         ],
+        "container_create": [
+            {"image": STORED, "env": env, "labels": labels, "command": script},
+            {"image": STORED, "env": env, "mounts": [f"../{given}:/x"]},
+        ],
         "container_import": [{"path": f"../{given}"}, {"path": "none.tar", "name": f"n{given}"}],
         "container_update": [{"container": CONTAINER, "memory": given}, {"container": lost, "cpus": 1}],
         "engine_prune": [{"kind": "images"}, {"kind": lost}],

@@ -91,3 +91,32 @@ def test_import_on_another_engine_names_the_one_that_can(tmp_path: Path, monkeyp
     ended = cxc("import", "--json", "none.tar")
     assert ended.status == 7, ended.stdout
     assert "embedded" in ended.document["message"]
+
+
+def test_container_is_created_and_started(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC B141: also the next command, another run of the program, finds it as it was."""
+    monkeypatch.setenv("CODOMYRMEX_CONTAINERIZATION_ENGINES", '["embedded"]')
+    made = cxc(
+        "--engine", "embedded", "create", "--name", "waits", "--network", "none", embedded.IMAGE, "sleep", "1000"
+    )
+    assert (made.status, made.stdout) == (0, "waits\n"), made.stderr
+    assert cxc("cleanup").status == 0
+    listed = cxc("--engine", "embedded", "list", "--all", "--json")
+    assert [row["status"] for row in listed.document["containers"]] == ["created"]
+    assert cxc("start", "waits").status == 0
+    stats = cxc("--engine", "embedded", "stats")
+    assert "waits" in stats.stdout
+    assert "CPU %" in stats.stdout
+
+
+def test_doctor_says_what_holds_here(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC B142."""
+    monkeypatch.setenv("CODOMYRMEX_CONTAINERIZATION_ENGINES", '["embedded"]')
+    shown = cxc("doctor", "--json")
+    assert shown.status == 0
+    (found,) = [one for one in shown.document["engines"] if one["name"] == "embedded"]
+    checks = {one["what"]: one for one in found["checks"]}
+    assert {"tier", "monitor", "limit memory", "limit disk", "isolation strict", "network bridge"} <= checks.keys()
+    assert all(one["said"] for one in checks.values())
+    assert all(one["holds"] or one.get("remedy") for one in checks.values())
+    assert "isolation strict" in cxc("doctor").stdout

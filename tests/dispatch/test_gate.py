@@ -58,6 +58,7 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "container_diff": ({"container": "x"}, "read"),
     "container_commit": ({"container": "x", "tag": "y"}, "destroy"),
     "container_import": ({"path": "."}, "destroy"),
+    "container_create": ({"image": "x"}, "write"),
 }
 PROPERTIES = "wrong and random arguments, without an engine"
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")

@@ -307,6 +307,9 @@ async def lifecycle(house: House, world: World, monkeypatch: pytest.MonkeyPatch)
     made = await house.ok("container_run", image=world.image, command=command, detach=True)
     name, tag = f"cxc-{store_name()}", f"localhost/{store_name()}"
     await house.ok("container_rename", container=made["name"], name=name)
+    created = await house.ok("container_create", image=world.image, env={"DB_PASSWORD": world.in_env})
+    await house.ok("container_remove", container=created["container"])
+    await house.call("container_create", image=world.image, command=[f"/no/{world.in_env}"], network=world.in_env)
     await house.fails("confirmation_required", "container_rename", container=world.container, name=world.in_env)
     await house.call("container_rename", container=name, name=world.in_env)
     assert (await house.ok("container_top", container=world.in_env))["total"] >= 1
@@ -356,7 +359,15 @@ SCENARIOS: dict[str, Scenario] = {
     **dict.fromkeys(("image_save", "image_load", "image_import", "container_export"), archived),
     "container_update": updating,
     **dict.fromkeys(
-        ("container_rename", "container_top", "container_diff", "container_commit", "container_import"), lifecycle
+        (
+            "container_create",
+            "container_rename",
+            "container_top",
+            "container_diff",
+            "container_commit",
+            "container_import",
+        ),
+        lifecycle,
     ),
 }
 

@@ -122,6 +122,22 @@ async def test_own_container_is_renamed_looked_into_and_committed(bench: tuple[H
     await house.ok("image_remove", image=tag)  # our own: nobody is asked
 
 
+async def test_container_is_made_filled_and_then_started(bench: tuple[House, str]) -> None:
+    """SPEC B141."""
+    house, image = bench
+    name = f"cxc-test-{uuid.uuid4().hex[:8]}"
+    made = await house.ok("container_create", image=image, name=name, command=PATIENT, labels={"a": "b"})
+    assert made["container"] == name
+    (row,) = (await house.ok("container_list", all=True, name=name))["containers"]
+    assert row["status"] == "created"
+    await house.fails("refused", "container_create", image=image, mounts=["/etc:/x"])
+    await house.fails("conflict", "container_create", image=image, name=name)
+    await house.ok("container_control", container=name, action="start")
+    (row,) = (await house.ok("container_list", name=name))["containers"]
+    assert row["status"] == "running"
+    await house.ok("container_remove", container=name, force=True)
+
+
 async def test_changes_come_in_pages(bench: tuple[House, str]) -> None:
     house, image = bench
     script = "cd /root; for_each=1; > a; > b; > c; > d; > e; mkdir f; > f/g"

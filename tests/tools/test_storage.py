@@ -20,7 +20,7 @@ from tests.dispatch import harness
 from tests.dispatch.harness import House
 
 STORAGE = """
-    container_commit container_diff container_export container_import container_rename container_top container_update
+    container_commit container_create container_diff container_export container_import container_rename container_top container_update
     engine_prune image_import image_load image_save
     network_connect network_create network_disconnect network_list network_remove
     volume_create volume_list volume_remove

@@ -271,6 +271,14 @@ async def run(
     )
 
 
+async def create(
+    engine: base.Engine, spec: ContainerSpec, *, pull_policy: PullPolicy, progress: Progress
+) -> ContainerState:
+    """Make a container that waits to be started, by whomever."""
+    id = await _create(engine, replace(spec, lifetime="created"), pull_policy, progress)
+    return await engine.inspect_container(id)
+
+
 async def run_detached(
     engine: base.Engine, spec: ContainerSpec, *, pull_policy: PullPolicy, progress: Progress
 ) -> ContainerState:

@@ -13,7 +13,7 @@ Protocol = Literal["tcp", "udp", "sctp"]
 MountType = Literal["bind", "volume", "tmpfs", "image"]
 RestartName = Literal["no", "always", "unless-stopped", "on-failure"]
 PullPolicy = Literal["always", "missing", "never"]
-Lifetime = Literal["call", "detached", "imported", "sandbox", "job"]
+Lifetime = Literal["call", "detached", "created", "imported", "sandbox", "job"]
 Stream = Literal["stdout", "stderr"]
 Isolation = Literal["minimal", "standard", "strict"]
 

@@ -13,6 +13,18 @@ from codomyrmex_containerization.tools._storage_answers import Listing
 _LETTERS: Mapping[ChangeKind, str] = {"added": "A", "changed": "C", "deleted": "D"}
 
 
+class CreateAnswer(Answer):
+    """A container that waits to be started."""
+
+    id: str
+    container: str
+    image: str
+    engine: str
+
+    def text(self) -> str:
+        return f"{self.container} ({self.id}) made of {self.image}\nstart it with container_control"
+
+
 class RenameAnswer(Answer):
     """A container and the name that it had."""
 

@@ -1,4 +1,4 @@
-"""Containers renamed, looked into, made images, and brought from machine to machine (toolset `storage`)."""
+"""Containers created, renamed, looked into, made images, and brought from machine to machine (toolset `storage`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import Field
 from codomyrmex_containerization.context import Context
 from codomyrmex_containerization.core import containers, lifecycle
 from codomyrmex_containerization.models import cursor as cursors
+from codomyrmex_containerization.models import reference
+from codomyrmex_containerization.models.container import ContainerSpec, Isolation, PullPolicy
 from codomyrmex_containerization.models.inside import FileChange
 from codomyrmex_containerization.tools import _arguments as arguments
 from codomyrmex_containerization.tools import _lifecycle_answers as answers
@@ -16,10 +18,68 @@ from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
 _TOOLSET = "storage"
 _ARCHIVE_SECONDS = 1800.0
+_CREATE_SECONDS = 900.0  # a pull counts
 _NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$"
 
 Engine = Annotated[str | None, Field(description="If not the default one", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
+
+
+@mcp_tool(
+    title="Containers: create",
+    read_only=False,
+    open_world=True,
+    essential=False,
+    deadline=lambda _: _CREATE_SECONDS,
+    toolset=_TOOLSET,
+)
+async def container_create(
+    ctx: Context,
+    *,
+    image: Annotated[str, Field(description="Reference or id", max_length=512)],
+    command: Annotated[list[str] | str | None, Field(description="As container_run's", max_length=100_000)] = None,
+    name: Annotated[str | None, Field(description="Its name", pattern=_NAME)] = None,
+    env: Annotated[dict[str, str] | None, Field(description="Environment", max_length=500)] = None,
+    ports: Annotated[list[str] | None, Field(description="As container_run's", max_length=100)] = None,
+    mounts: Annotated[list[str] | None, Field(description="As container_run's", max_length=50)] = None,
+    network: Annotated[str | None, Field(description="none, or a network's name", max_length=128)] = None,
+    user: Annotated[str | None, Field(description="User or UID[:GID]", max_length=128)] = None,
+    workdir: Annotated[str | None, Field(description="Working folder", max_length=4096)] = None,
+    entrypoint: Annotated[list[str] | str | None, Field(description="As command", max_length=100_000)] = None,
+    memory: Annotated[str | int | None, Field(description="'512m' or bytes")] = None,
+    cpus: Annotated[float | None, Field(description="Most CPUs", gt=0, le=1024)] = None,
+    pids_limit: Annotated[int | None, Field(description="Most processes", ge=1, le=4_194_304)] = None,
+    disk: Annotated[str | int | None, Field(description="As memory")] = None,
+    read_only_rootfs: Annotated[bool, Field(description="Read-only root")] = False,
+    cap_drop: Annotated[list[str] | None, Field(description="Capabilities, or ALL", max_length=64)] = None,
+    restart: Annotated[str, Field(description="no, always, unless-stopped, on-failure[:N]", max_length=32)] = "no",
+    labels: Annotated[dict[str, str] | None, Field(description="Labels", max_length=200)] = None,
+    pull_policy: Annotated[PullPolicy, Field(description="When to fetch the image")] = "missing",
+    isolation: Annotated[Isolation | None, Field(description="Its walls")] = None,
+    engine: Engine = None,
+) -> answers.CreateAnswer:
+    """Make a container without starting it, to copy files into it first; container_control starts it. It stays until it is removed."""
+    spec = ContainerSpec(
+        image=str(reference.parse(image)) if not reference.is_image_id(image) else image,
+        name=name,
+        command=arguments.command(command, name="command"),
+        entrypoint=arguments.command(entrypoint, name="entrypoint"),
+        env=arguments.env(env or {}),
+        labels=labels or {},
+        ports=arguments.ports(ports or ()),
+        mounts=arguments.mounts(mounts or ()),
+        network=arguments.word(network, name="network"),
+        user=arguments.word(user, name="user"),
+        workdir=arguments.word(workdir, name="workdir"),
+        limits=arguments.limits(memory, cpus, pids_limit, {}, disk=disk),
+        read_only_rootfs=read_only_rootfs,
+        cap_drop=tuple(cap_drop or ()),
+        restart=arguments.restart(restart),
+        isolation=isolation,
+    )
+    chosen = await ctx.engines.pick(engine)
+    made = await containers.create(chosen, spec, pull_policy=pull_policy, progress=ctx.progress)
+    return answers.CreateAnswer(id=made.id[:12], container=made.name, image=made.image, engine=chosen.name)
 
 
 async def _plan_rename(ctx: Context, *, container: str, name: str, engine: str | None) -> Plan | None:
