@@ -124,7 +124,7 @@ def _folders(folder: Path) -> objects.Folders:
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "not-noted"])
 def test_a_child_of_a_killed_server_that_is_no_program_yet_is_waited_for_and_ended(tmp_path: Path, noted: bool) -> None:
-    """B141: from the fork on what a killed server began is found."""
+    """SPEC B89: from the fork on what a killed server began is found."""
     folders, id = _folders(tmp_path), state.new_id()
     program = _waiting_program(tmp_path)
     with _held(program) as held, _server(folders, program, id, VERB, noted=noted) as server:
@@ -158,7 +158,7 @@ def _programs_marked(name: str) -> list[bytes]:
 
 
 def test_the_programs_of_a_server_that_lives_are_left_alone(tmp_path: Path) -> None:
-    """B141: another server's are its own business."""
+    """SPEC B89: another server's are its own business."""
     folders, id = _folders(tmp_path), state.new_id()
     program = _waiting_program(tmp_path)
     with _server(folders, program, id, VERB, noted=False):
@@ -171,7 +171,7 @@ def test_the_programs_of_a_server_that_lives_are_left_alone(tmp_path: Path) -> N
 
 
 def test_a_server_that_ends_by_itself_leaves_no_trace(tmp_path: Path) -> None:
-    """B141: nothing is looked for after a server that has ended well."""
+    """SPEC B89: nothing is looked for after a server that has ended well."""
     folders = _folders(tmp_path)
     words = (
         "import sys; from pathlib import Path; from codomyrmex_containerization.engines.embedded import life, objects; "
@@ -183,7 +183,7 @@ def test_a_server_that_ends_by_itself_leaves_no_trace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["crun", "runc"])
 def test_a_container_of_a_try_whose_server_was_killed_goes_at_the_next_start(tmp_path: Path, kind: str) -> None:
-    """B142: a try that was cut short leaves no process, no control group, no folder."""
+    """SPEC B89: a try that was cut short leaves no process, no control group, no folder."""
     embedded.require()
     real = process.find(kind)
     if real is None:
