@@ -8,18 +8,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import groups, objects, state
+from codomyrmex_containerization.engines.embedded import groups, lives, objects, state
 
 _ID_LENGTH = 64
 _END_SECONDS = 5.0
 _ROUNDS = 10
 _FINISHES_BY_ITSELF = ("netavark", "unshare", "nsenter", "ip")
+_CHANGES_NETWORKS = ("netavark", "nsenter", "ip", "nft", "iptables", "iptables-save")
+_SHORT_VERBS = frozenset({b"state", b"start", b"kill", b"pause", b"resume", b"update", b"delete"})
+_OF_MONITORS = b"--runtime-arg"
+_LOOKS = 20
+_WORDLESS_SECONDS = 1.0
+_PAUSE_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +94,78 @@ def end_strays(folders: objects.Folders, id: str, *, restarters: bool = False) -
 
     With `restarters` also the program that waits to start it again: for one that is removed.
     """
+    lives.settle(lives.gone(folders.run))
+
+    def is_stray(_: int, words: Sequence[bytes]) -> bool:
+        return _is_stray(words, folders, id) or (restarters and _is_restarter(words, folders, id))
+
+    end_all(is_stray, finishes=lambda words: _program(words) in _FINISHES_BY_ITSELF)
+
+
+def end_orphans(folders: objects.Folders) -> list[str]:
+    """End what killed servers had just told runtimes and network programs, noted or not; returns what was found. Quick without any.
+
+    Monitors stay, and with them what they watch: that goes on without a server.
+    """
+    those = lives.gone(folders.run)
+    if not those:
+        return []
+    is_settled = lives.settle(those)
+    marks = {f"{lives.VARIABLE}={one.name}".encode() for one in those}
+
+    def is_orphan(pid: int, words: Sequence[bytes]) -> bool:
+        return _is_brief(words, folders) and not marks.isdisjoint(_strings(pid, "environ"))
+
+    found, is_done = end_all(
+        is_orphan, finishes=lambda words: _program(words) in _CHANGES_NETWORKS or not _SHORT_VERBS.isdisjoint(words)
+    )
+    if is_settled and is_done:
+        lives.forget(those)
+    return [f"{found} programs of a server that was killed"] if found else []
+
+
+def end_all(
+    is_wanted: Callable[[int, Sequence[bytes]], bool], *, finishes: Callable[[Sequence[bytes]], bool]
+) -> tuple[int, bool]:
+    """End programs, told by number and words, and those that they start meanwhile; returns how many, and whether none is left.
+
+    One that `finishes` is given some time to end by itself.
+    """
+    count = 0
     for _ in range(_ROUNDS):
-        found = [one for one in _named(folders, id, restarters=restarters) if one.pid != os.getpid()]
+        found = [(one, words) for one, words in _programs(is_wanted) if one.pid != os.getpid()]
         if not found:
-            return
-        for one in found:
+            return count, True
+        count += len(found)
+        for one, words in found:
             # What changes the host's rules is let finish: half of its work would be left.
-            finishes = _program(one.pid) in _FINISHES_BY_ITSELF and state.wait_for_end(one, seconds=_END_SECONDS)
-            if not finishes:
+            if not (finishes(words) and state.wait_for_end(one, seconds=_END_SECONDS)):
                 kill(one)
-        for one in found:
+        for one, _ in found:
             state.wait_for_end(one, seconds=_END_SECONDS)
+    return count, False
 
 
-def _named(folders: objects.Folders, id: str, *, restarters: bool) -> Iterator[state.Process]:
-    """Yield the programs of ours that were told of a container; others may name it too, and are left alone."""
-    for pid in _pids():
-        words = _words(pid)
-        if _is_stray(words, folders, id) or (restarters and _is_restarter(words, folders, id)):
-            found = state.process(pid)
+def _programs(is_wanted: Callable[[int, Sequence[bytes]], bool]) -> Iterator[tuple[state.Process, Sequence[bytes]]]:
+    """Yield the programs that are wanted, those too that come while it looks: whoever forks and ends hands on what it does."""
+    seen: set[int] = set()
+    until = time.monotonic() + _WORDLESS_SECONDS
+    for _ in range(_LOOKS):
+        new = {*_pids()} - seen
+        if not new:
+            return
+        for pid in new:
+            words = _words(pid, until)
+            found = state.process(pid) if is_wanted(pid, words) else None
             if found is not None:
-                yield found
+                yield found, words
+        seen |= new
+
+
+def _is_brief(words: Sequence[bytes], folders: objects.Folders) -> bool:
+    """Whether it does one thing and ends: a runtime that is no monitor's word for itself, or what changes networks."""
+    is_runtime = os.fsencode(folders.runtime) in words and _OF_MONITORS not in words
+    return is_runtime or _program(words) in _CHANGES_NETWORKS
 
 
 def _is_stray(words: Sequence[bytes], folders: objects.Folders, id: str) -> bool:
@@ -126,21 +184,38 @@ def _pids() -> Iterator[int]:
     return (int(one) for one in os.listdir("/proc") if one.isdigit())
 
 
-def _words(pid: int) -> list[bytes]:
+def _words(pid: int, until: float) -> list[bytes]:
+    """Return a program's command line; one that has just become a program has none for a moment."""
+    while True:
+        words = _strings(pid, "cmdline")
+        if words != [b""] or time.monotonic() >= until or not _has_memory(pid):
+            return words
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _has_memory(pid: int) -> bool:
+    """Whether it is neither a thread of the kernel's nor one that has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return True
+
+
+def _strings(pid: int, what: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes().split(b"\0")
     except OSError:
         return []
 
 
-def _program(pid: int) -> str:
-    words = _words(pid)
+def _program(words: Sequence[bytes]) -> str:
     return os.fsdecode(words[0]).rpartition("/")[2] if words else ""
 
 
-def kill_group(id: str) -> None:
+def kill_group(id: str, *, parent: str = groups.PARENT) -> None:
     """Kill what is in a container's control groups: for when its runtime does not do it."""
-    found = [one for place in groups.of_container(id) for one in _members(place.directory)]
+    found = [one for place in groups.of_container(id, parent=parent) for one in _members(place.directory)]
     for one in found:
         kill(one)
     for one in found:

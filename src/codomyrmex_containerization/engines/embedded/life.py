@@ -32,6 +32,7 @@ from codomyrmex_containerization.engines.embedded import (
     idmaps,
     isolation,
     limits,
+    lives,
     mounts,
     network,
     objects,
@@ -81,6 +82,7 @@ class House:
         self.folders = folders
         for folder in (folders.data, folders.run):
             _make_folder(folder)
+        lives.show(folders.run, self)
         self.containers = state.Containers(folders, engine=engine)
         self.images = content.ContentStore(folders, engine=engine)
         self.volumes = volumes.VolumeStore(folders, engine=engine)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from codomyrmex_containerization import errors, process
-from codomyrmex_containerization.engines.embedded import kernel
+from codomyrmex_containerization.engines.embedded import kernel, lives
 
 T = TypeVar("T")
 
@@ -79,7 +79,10 @@ def run(path: Path, argv: Sequence[str]) -> None:
     if enter is None:
         raise errors.Unsupported("embedded enters networks with the program nsenter.", hint=_REMEDY)
     words = [str(enter), f"--net={path}", "--", *argv]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+    marked = {**os.environ, **lives.mark()}
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, env=marked, check=False
+    )
     if done.returncode != 0:
         raise _failed(done.stderr.decode(errors="replace").strip())
 

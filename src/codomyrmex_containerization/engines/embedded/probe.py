@@ -192,8 +192,7 @@ def _possible() -> Limits:
 def _try(folder: Path, runtime: Runtime, wanted: Limits) -> Runtime:
     """Run one container and return what was seen. Raises _Failed."""
     container = uuid.uuid4().hex
-    # A group of its own above it: it can be removed without disturbing another try.
-    parent = f"{groups.PARENT}-{container}"
+    parent = tries.parent_of(container)
     with _bundle(folder, container, parent, wanted) as bundle:
         command = [*runtime.prefix, str(runtime.path), "--root", str(bundle / "state")]
         try:
@@ -257,7 +256,7 @@ def _bundle(folder: Path, container: str, parent: str, wanted: Limits) -> Iterat
         raise _Failed("there is no program `cat` to try it with")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tries.place(folder) as bundle:
+        with tries.place(folder, container) as bundle:
             (bundle / "rootfs").mkdir()
             binds = list(_system_binds(bundle / "rootfs"))
             path = groups.cgroup_path(container, parent=parent)

@@ -64,7 +64,7 @@ class House(Protocol):
 
 def recover(house: House) -> list[str]:
     """Set right what servers left that are gone. Waits for nobody: what is held is the business of who holds it."""
-    found = _of_another_boot(house)
+    found = [*_of_another_boot(house), *begun.end_orphans(house.folders)]
     house.places.sweep()
     house.passages.sweep()
     for id in house.containers.ids():
@@ -80,6 +80,7 @@ def recover(house: House) -> list[str]:
 
 def pick_up(house: House, record: Record) -> Record:
     """Bring a record into line with its container, after a server was killed amid something; the container is held."""
+    begun.end_orphans(house.folders)
     if record.first is not None and record.first.is_alive:
         try:
             status = house.runtime.status(record.id)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from codomyrmex_containerization import errors
-from codomyrmex_containerization.engines.embedded import objects, tiers
+from codomyrmex_containerization.engines.embedded import lives, objects, tiers
 from codomyrmex_containerization.engines.embedded.begun import end_strays
 
 _ANSWER_SECONDS = 60.0
@@ -75,7 +75,8 @@ class Runtime:
     @property
     def environment(self) -> dict[str, str]:
         """What the runtime and conmon are given of this process's environment."""
-        return {"PATH": _PATH, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}}
+        passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return {"PATH": _PATH, **passed, **lives.mark()}
 
     # ------------------------------------------------------------------------------------------------------ containers
 

@@ -2,64 +2,69 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from codomyrmex_containerization.engines.embedded import begun, groups, state
+from codomyrmex_containerization.engines.embedded import begun, groups, lives, state
 
-_NAME = "try-"
-_LONGEST_SECONDS = 2.0
+_NAME = re.compile(r"try-([0-9]{1,10})-([0-9]{1,20})-([0-9a-f]{12,64})\Z")
+_KEPT = "kept"
 
 
 @contextmanager
-def place(folder: Path) -> Iterator[Path]:
-    """Give a folder for one try; it goes with the block, and with whoever comes next where this process does not get that far."""
-    made = Path(tempfile.mkdtemp(dir=folder, prefix=_NAME))
-    held = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def place(folder: Path, container: str) -> Iterator[Path]:
+    """Give a folder for one try; it goes with the block, and with whoever comes next where this process does not get that far.
+
+    Its name says whose it is and what the container is called, so that nothing has to be written down first. Raises OSError.
+    """
+    made = folder / f"try-{lives.own_name()}-{container}"
+    made.mkdir(mode=0o700)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield made
+        kept = lives.Kept(made / _KEPT)
+        try:
+            yield made
+        finally:
+            kept.close()
     finally:
         shutil.rmtree(made, ignore_errors=True)
-        os.close(held)
+
+
+def parent_of(container: str) -> str:
+    """Return the control group above a try's own: it can be removed without disturbing another try."""
+    return f"{groups.PARENT}-{container}"
 
 
 def sweep(folder: Path) -> None:
     """End what tries have left whose process is no more."""
-    for left in folder.glob(f"{_NAME}*"):
-        with suppress(OSError):
-            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _end(left)
-            finally:
-                os.close(held)
+    for left in folder.glob("try-*"):
+        known = _NAME.match(left.name)
+        if known is None or state.process_start(int(known[1])) == int(known[2]):
+            continue
+        if lives.is_free(left / _KEPT):
+            _end(left, known[3])
 
 
-def _end(left: Path) -> None:
-    found = [one for pid in _named(left) if (one := state.process(pid)) is not None]
-    for one in found:
-        begun.kill(one)
-    for one in found:
-        state.wait_for_end(one, seconds=_LONGEST_SECONDS)
-    with suppress(FileNotFoundError):
-        for container in os.listdir(left / "state"):
-            parent = f"{groups.PARENT}-{container}"
-            groups.remove_cgroups(container, parent=parent)
-            groups.remove_parent(parent)
+def _end(left: Path, container: str) -> None:
+    inside, name = os.fsencode(f"{left}/"), container.encode()
+
+    def is_of_it(pid: int, words: Sequence[bytes]) -> bool:
+        # The container's first process need not be told its name: it is mounted what lies in its folder.
+        return any(inside in one for one in words) or name in _mounted(pid)
+
+    begun.end_all(is_of_it, finishes=lambda _: False)
+    parent = parent_of(container)
+    begun.kill_group(container, parent=parent)
+    groups.remove_cgroups(container, parent=parent)
+    groups.remove_parent(parent)
     shutil.rmtree(left, ignore_errors=True)
 
 
-def _named(left: Path) -> Iterator[int]:
-    """Find the programs that were told of a try's folder: nobody else knows its name."""
-    inside = os.fsencode(f"{left}/")
-    for one in os.listdir("/proc"):
-        if one.isdigit():
-            with suppress(OSError):
-                if inside in Path(f"/proc/{one}/cmdline").read_bytes():
-                    yield int(one)
+def _mounted(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/mountinfo").read_bytes()
+    except OSError:
+        return b""
