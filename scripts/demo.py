@@ -17,10 +17,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from mcp import Client, StdioServerParameters
@@ -28,7 +29,9 @@ from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 
 if TYPE_CHECKING:
-    from codomyrmex_containerization.engines.embedded import life
+    from codomyrmex_containerization.engines.base import Engine
+
+T = TypeVar("T")
 
 BASE = "localhost/cxc-demo/base:1"
 HELLO = "localhost/cxc-demo/hello"
@@ -128,41 +131,75 @@ class Outside:
 class Stranger(Outside):
     """The embedded engine has no program of its own: another process uses its folder, as another server would."""
 
-    def _house(self) -> life.House:
-        from codomyrmex_containerization.engines.embedded import folders, life
+    def _do(self, work: Callable[[Engine], Awaitable[T]]) -> T:
+        """Open the engine as a server of this user would, and do something with it."""
+        from codomyrmex_containerization.engines.embedded import folders
+        from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
+        from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
+        from codomyrmex_containerization.models.engine import Endpoint
 
-        return life.House(folders.of(Path(self.program[0]), os.environ), engine=self.name)
+        data = Path(self.program[0])
+        kind = EmbeddedEngine if os.geteuid() == 0 else RootlessEngine
+        endpoint = Endpoint(self.name, f"file://{data}", "the demo", kind="embedded")
+        engine = kind(endpoint, folders.of(data, os.environ), timeout_seconds=60)
+
+        async def done() -> T:
+            try:
+                return await work(engine)
+            finally:
+                await engine.aclose()
+
+        with ThreadPoolExecutor(1) as other:  # an event loop may be running in this thread
+            return other.submit(anyio.run, done).result()
 
     def __call__(self, *arguments: str, stdin: bytes = b"", check: bool = True) -> str:
         """Start a container: all that is asked for is `run --detach --name NAME IMAGE COMMAND...`."""
         from codomyrmex_containerization.models.container import ContainerSpec
 
         _, _, _, name, image, *command = arguments
-        house = self._house()
-        return house.start(house.create(ContainerSpec(image=image, name=name, command=tuple(command))).id).id
+
+        async def run(engine: Engine) -> str:
+            id = await engine.create_container(ContainerSpec(image=image, name=name, command=tuple(command)))
+            await engine.start_container(id)
+            return id
+
+        return self._do(run)
 
     def has_container(self, name: str) -> bool:
         """Say whether there is a container of this name."""
-        return any(record.name == name for record in self._house().containers.all())
+
+        async def look(engine: Engine) -> bool:
+            return any(row.name == name for row in await engine.list_containers(all=True))
+
+        return self._do(look)
 
     def make_base_image(self) -> None:
-        """Import the static busybox."""
-        from codomyrmex_containerization.engines.embedded import objects
+        """Build it of a static busybox, on nothing."""
+        from codomyrmex_containerization.models.image import BuildSpec
 
-        house = self._house()
-        archive = house.folders.data / "base.tar"
-        archive.write_bytes(_root_filesystem(find_busybox()))
         name, _, value = LABEL.partition("=")
-        house.images.import_rootfs(
-            archive, tag=BASE, config=objects.ImageConfig(env=("PATH=/bin",), labels={name: value})
-        )
-        archive.unlink()
+        dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\n"
+        spec = BuildSpec((BASE,), None, None, dockerfile, labels={name: value})
+        context = _tar({"Dockerfile": dockerfile.encode(), "base.tar": _root_filesystem(find_busybox())})
+
+        async def build(engine: Engine) -> None:
+            async with engine.build_image(
+                spec, context=lambda: iter([context]), dockerfile_name="Dockerfile"
+            ) as events:
+                async for event in events:
+                    if event.kind == "error":
+                        raise NotReadyError(f"the base image cannot be built: {event.text}")
+
+        self._do(build)
 
     def clean(self) -> None:
         """Remove everything: the folder is the demo's own."""
-        house = self._house()
-        for record in house.containers.all():
-            house.remove(record.id, force=True, with_volumes=True)
+
+        async def clean(engine: Engine) -> None:
+            for row in await engine.list_containers(all=True):
+                await engine.remove_container(row.id, force=True, volumes=True)
+
+        self._do(clean)
 
 
 def outside(engine: str, address: str) -> Outside:
@@ -196,15 +233,18 @@ def require_engine(engine: str | None) -> None:
 
 
 def _require_runtime() -> None:
-    if os.geteuid() != 0:
-        raise NotReadyError("the embedded engine needs root here. Run: sudo scripts/demo --engine embedded")
-    if not _has_runtime():
-        raise NotReadyError(f"there is no OCI runtime or no conmon. {_INSTALL['embedded']}")
+    from codomyrmex_containerization.engines.embedded import tiers
+
+    if not tiers.may_work():
+        raise NotReadyError(f"this user may make no containers here. {_INSTALL['embedded']}, or as root")
 
 
 def _has_runtime() -> bool:
+    """Say whether containers can be made here; for root, who can have the quicker programs, whether they are there."""
+    from codomyrmex_containerization.engines.embedded import tiers
+
     runtimes = (shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin") for name in ("crun", "runc", "youki"))
-    return os.geteuid() == 0 and shutil.which("conmon") is not None and any(runtimes)
+    return tiers.may_work() and (os.geteuid() != 0 or (shutil.which("conmon") is not None and any(runtimes)))
 
 
 def _has_docker() -> bool:
@@ -268,9 +308,21 @@ def is_ready(engine: str | None) -> bool:
     try:
         require_engine(engine)
         find_busybox()
+        if engine == "embedded" and not _has_runtime():
+            return False
     except NotReadyError:
         return False
     return True
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def _root_filesystem(busybox: str) -> bytes:

@@ -16,6 +16,7 @@ from codomyrmex_containerization.models.container import ContainerState
 from codomyrmex_containerization.models.engine import Endpoint, EngineProbe
 
 PROBE_SECONDS = 2.0
+TRIAL_SECONDS = 8.0
 # Once one engine has answered, one that hangs gets this long: it keeps nobody from what the others say.
 GRACE_SECONDS = 5.0
 # One that was too slow lately gets only this, for a while.
@@ -286,18 +287,20 @@ class Engines:
 
     async def _probe(self, name: str, *, start: bool, waits: bool) -> EngineProbe:
         endpoint = None
+        # What is asked there is this machine, at the first time by really running a container.
+        seconds = TRIAL_SECONDS if name == opening.EMBEDDED else PROBE_SECONDS
         try:
             is_cold = await self._opener.would_start(name)
             if is_cold and not start:
                 return EngineProbe(name, None, None, reason="Its service does not run.", remedy="name it in a call")
             if is_cold or waits:
                 endpoint = await self._located(name)
-            with anyio.fail_after(PROBE_SECONDS):
+            with anyio.fail_after(seconds):
                 endpoint = endpoint or await self._located(name)
                 engine = await self._opened(name, endpoint)
-                info = await engine.info(deadline_seconds=PROBE_SECONDS)
+                info = await engine.info(deadline_seconds=seconds)
         except TimeoutError:
-            reason = f"It did not answer within {PROBE_SECONDS:g} seconds."
+            reason = f"It did not answer within {seconds:g} seconds."
             remedy = (
                 "see whether the engine hangs, and restart it"
                 if endpoint is not None
