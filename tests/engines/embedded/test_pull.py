@@ -432,7 +432,8 @@ async def main():
     engine = EmbeddedEngine(endpoint, objects.Folders(Path(data), Path(run)), timeout_seconds=60.0)
     async with engine.pull_image(name, platform=None) as steps:
         async for step in steps:
-            print(step.done_bytes, flush=True)
+            sys.stdout.write(f"{step.done_bytes}\\n")  # at once, whatever the environment says of buffers
+            sys.stdout.flush()
 
 anyio.run(main)
 """

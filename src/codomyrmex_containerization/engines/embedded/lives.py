@@ -35,10 +35,15 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self._path, self._pid = path, os.getpid()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(made, 1)
+        finally:
+            os.close(made)
+        # Not open for writing any more: that would keep the file system from being made read-only.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.ftruncate(descriptor, 1)
             self._mapping = mmap.mmap(descriptor, 1, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
