@@ -114,12 +114,14 @@ class Work:
             except _MIRROR_LACKS:
                 continue
         origin = self.repository(reference)
-        try:
+        async with _advised(origin, reference):
             return origin, await origin.manifests.pick(name, platform)
-        except errors.NotFound as error:
-            if reference.tag and error.details.get("registry_code") == "MANIFEST_UNKNOWN":
-                error.hint = await _nearest(origin, reference.tag) or error.hint
-            raise
+
+    async def get(self, reference: ImageReference) -> tuple[Repository, descriptors.Manifest | descriptors.Index]:
+        """Return what a reference means at the registry itself. Raises as `find`."""
+        origin = self.repository(reference)
+        async with _advised(origin, reference):
+            return origin, await origin.manifests.get(reference.digest or reference.tag or "latest")
 
     def _at(self, site: registries.Site, path: str) -> Repository:
         key = (site.name, path)
@@ -131,6 +133,17 @@ class Work:
     def _way(self, site: registries.Site, path: str) -> transport.Transport:
         authority = tokens.Authority(site, path, keyring=self._keyring, places=self._places, learn=self._learn)
         return transport.Transport(site, connections=self._connections, authority=authority, pace=self._pace)
+
+
+@asynccontextmanager
+async def _advised(origin: Repository, reference: ImageReference) -> AsyncIterator[None]:
+    """Have the error for a tag that is not there name those that are."""
+    try:
+        yield
+    except errors.NotFound as error:
+        if reference.tag and error.details.get("registry_code") == "MANIFEST_UNKNOWN":
+            error.hint = await _nearest(origin, reference.tag) or error.hint
+        raise
 
 
 async def _nearest(repository: Repository, tag: str) -> str:
