@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float, float | None, str], Awaitable[None]]
 
+_MOST_REPORTS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -31,7 +32,7 @@ class Desk:
     settings: RegistrySettings
     rules: PolicySettings
     learn: Callable[[str], None]
-    environ: Mapping[str, str] = os.environ
+    environ: Mapping[str, str]
 
     def work(self) -> AbstractAsyncContextManager[distribution.Work]:
         """Begin a piece of work without an engine."""
@@ -129,28 +130,22 @@ async def copy(
 ) -> tuple[transfer.Copied, float]:
     """Copy an image from registry to registry. Raises NotFound, Unauthorized, InvalidArgument, EngineUnavailable."""
     began, sent = time.monotonic(), 0
-    told, heard = anyio.create_memory_object_stream[tuple[str, int]](1000)
+    results: list[transfer.Copied] = []
+    send, receive = anyio.create_memory_object_stream[tuple[str, int]](_MOST_REPORTS)
 
-    def tell(text: str, count: int) -> None:
+    def told(text: str, count: int) -> None:
         nonlocal sent
         sent += count
-        if told.statistics().current_buffer_used < 1000:
-            told.send_nowait((text, sent))
+        with suppress(anyio.WouldBlock):  # nobody may listen so fast
+            send.send_nowait((text, sent))
 
-    async def report() -> None:
-        async for text, count in heard:
+    async def carry() -> None:
+        platform = None if all_platforms else host_platform()
+        async with send, desk.work() as work:
+            results.append(await transfer.copy(work, source, target, platform=platform, referrers=referrers, told=told))
+
+    async with threads.task_group() as tasks, receive:
+        tasks.start_soon(carry)
+        async for text, count in receive:
             await progress(count, None, text)
-
-    async with threads.task_group() as tasks, heard:
-        tasks.start_soon(report)
-        async with told, desk.work() as work:
-            found = await transfer.copy(
-                work,
-                source,
-                target,
-                platform=None if all_platforms else host_platform(),
-                referrers=referrers,
-                told=tell,
-            )
-        tasks.cancel_scope.cancel()
-    return found, time.monotonic() - began
+    return results[0], time.monotonic() - began

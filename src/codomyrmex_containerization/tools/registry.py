@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -28,7 +29,7 @@ Platform = Annotated[str | None, Field(description="e.g. linux/arm64; else this 
 
 
 def _desk(ctx: Context) -> transfers.Desk:
-    return transfers.Desk(ctx.settings.registries, ctx.settings.policy, ctx.redactor.learn)
+    return transfers.Desk(ctx.settings.registries, ctx.settings.policy, ctx.redactor.learn, os.environ)
 
 
 # ----------------------------------------------------------------------------------------------------------- with engines
