@@ -53,8 +53,10 @@ class Client:
         environ: Mapping[str, str],
         learn: Callable[[str], None],
         pace: registries.Pace | None = None,
+        keyring: credentials.Keyring | None = None,
     ) -> None:
         self._settings = settings
+        self._keyring = keyring
         self._environ = environ
         self._learn = learn
         self._pace = pace or registries.Pace()
@@ -65,9 +67,8 @@ class Client:
         places = registries.Places(self._settings)
         connections = registries.Connections(self._settings, self._environ, self._pace)
         try:
-            yield Work(
-                places, connections, credentials.Keyring(self._environ, learn=self._learn), self._learn, self._pace
-            )
+            keyring = self._keyring or credentials.Keyring(self._environ, learn=self._learn)
+            yield Work(places, connections, keyring, self._learn, self._pace)
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await connections.aclose()
