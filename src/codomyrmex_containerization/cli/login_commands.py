@@ -88,9 +88,7 @@ def _password(user: str, registry: str, *, password_stdin: bool) -> str:
     if password_stdin:
         password = sys.stdin.read(_LONGEST_PASSWORD_CHARACTERS + 1).rstrip("\r\n")
     elif options.can_ask():
-        import getpass
-
-        password = getpass.getpass(f"Password of {user} at {registry}: ", sys.stderr)
+        password = _typed(f"Password of {user} at {registry}: ")
     else:
         raise errors.InvalidArgument(
             "There is no terminal to ask for the password.", hint="pipe it in and pass --password-stdin"
@@ -98,3 +96,21 @@ def _password(user: str, registry: str, *, password_stdin: bool) -> str:
     if not password or len(password) > _LONGEST_PASSWORD_CHARACTERS or "\0" in password:
         raise errors.InvalidArgument("That is no password.", hint="it is one line, not empty")
     return password
+
+
+def _typed(question: str) -> str:
+    """Read a line of the terminal that is our stdin, without showing it."""
+    import termios
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+    try:
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        return sys.stdin.readline().rstrip("\r\n")
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
+        sys.stderr.write("\n")
+        sys.stderr.flush()

@@ -147,7 +147,7 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
     ),
     (
         re.compile(r"unauthorized|authentication required|denied: "),
-        _make(errors.Unauthorized, "log in to the registry with the engine's own client"),
+        _make(errors.Unauthorized, "log in to the registry: cxc login REGISTRY, or with the engine's own client"),
     ),
     (
         re.compile(r"pull access denied|manifest unknown|manifest for .* not found|repository does not exist"),
