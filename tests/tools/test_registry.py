@@ -5,6 +5,7 @@ SPEC B141, SPEC B142, SPEC B143, SPEC B144, SPEC B145, SPEC B146.
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +27,7 @@ from tests.clients.rogue import blob_of, manifest_of
 from tests.dispatch import harness
 from tests.dispatch.harness import House
 from tests.podman import PodmanService
+from tests.registry import PASSWORD, USER
 
 TOOLS = sorted(f"registry_{one}" for one in ("pull", "push", "inspect", "list", "copy", "delete"))
 HERE = Platform("linux", content_config.host_architecture())
@@ -145,7 +147,6 @@ async def test_an_image_is_pushed_after_a_question_and_the_engine_keeps_its_name
     """SPEC B141."""
     house, image = shipper
     target = f"{shop.authority}/pushed/{uuid.uuid4().hex[:8]}:1"
-    before = await house.engine.list_image_names()
     pushed, question = await confirmed(house, "registry_push", {"image": image, "target": target})
     assert target in question
     assert pushed["digest"] == registry.crane("digest", target).strip()
@@ -153,7 +154,8 @@ async def test_an_image_is_pushed_after_a_question_and_the_engine_keeps_its_name
     if house.engine.name == "embedded":
         assert pushed["layers_uploaded"] == 1
         assert pushed["uploaded_bytes"] > 0
-    assert await house.engine.list_image_names() == before
+    names = await house.engine.list_image_names()
+    assert (image in names, target in names) == (True, False)
     seen = await house.ok("registry_inspect", reference=target)
     assert (seen["digest"], seen["layers_count"]) == (pushed["digest"], 1)
 
@@ -406,3 +408,45 @@ async def test_one_platform_is_copied_and_within_a_registry_nothing_is_sent(
         assert (copied["digest"], copied["uploaded_bytes"]) == (put.images[str(HERE)], 0)
         assert copied["blobs_mounted"] == 2
         await house.fails("invalid_argument", "registry_copy", source=source, target=f"{target}@{put.digest}")
+
+
+# ---------------------------------------------------------------------------------------------------------- credentials
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry that wants a password."""
+    with registry.started(tmp_path_factory.mktemp("guarded"), with_password=True) as found:
+        yield found.authority
+
+
+async def test_every_engine_pushes_with_the_users_credentials_and_none_shows_them(
+    shipper: tuple[House, str], guarded: str, private_folders: Path
+) -> None:
+    """SPEC B138, SPEC B141."""
+    house, image = shipper
+    arguments = {"image": image, "target": f"{guarded}/secret/{uuid.uuid4().hex[:8]}:1"}
+    asked = await house.fails("confirmation_required", "registry_push", arguments)
+    failing = await house.fails(
+        "unauthorized", "registry_push", arguments, confirm_token=asked.error_data["confirm_token"]
+    )
+    assert "cxc login" in failing.text
+    auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    file = private_folders / ".docker" / "config.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"auths": {guarded: {"auth": auth}}}))
+    pushed, _ = await confirmed(house, "registry_push", arguments)
+    assert (await house.ok("registry_inspect", reference=arguments["target"]))["digest"] == pushed["digest"]
+    left = house.everything_that_left()
+    assert PASSWORD not in left
+    assert auth not in left
+
+
+async def test_a_registry_that_does_not_answer_is_told_by_every_engine(shipper: tuple[House, str]) -> None:
+    """SPEC B141."""
+    house, image = shipper
+    arguments = {"image": image, "target": "localhost:1/none/none:1"}
+    asked = await house.fails("confirmation_required", "registry_push", arguments)
+    await house.fails("engine_unavailable", "registry_push", arguments, confirm_token=asked.error_data["confirm_token"])
+    names = await house.engine.list_image_names()
+    assert (image in names, arguments["target"] in names) == (True, False)

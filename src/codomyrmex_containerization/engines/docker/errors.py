@@ -146,7 +146,7 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
         _make(errors.Unsupported, "this container's log driver keeps no log that the engine can read"),
     ),
     (
-        re.compile(r"unauthorized|authentication required|denied: "),
+        re.compile(r"unauthorized|authentication required|no basic auth credentials|denied: "),
         _make(errors.Unauthorized, "log in to the registry: cxc login REGISTRY, or with the engine's own client"),
     ),
     (
