@@ -79,6 +79,8 @@ _ASKS = {
     "image_import": "may destroy: asks before it takes a name from another image",
     "image_load": "may destroy: asks before it takes a name from another image",
     "image_save": "may destroy: asks before it overwrites a host file",
+    "registry_copy": "may destroy: asks unless `policy.push_registries` lists the target",
+    "registry_push": "may destroy: asks unless `policy.push_registries` lists the registry",
 }
 
 
@@ -255,6 +257,12 @@ def tool_errors(spec: ToolSpec) -> dict[str, str]:
     return found | _OWN_ERRORS.get(spec.name, {}) or {"-": "none beyond those of every call"}
 
 
+_READS_REGISTRY = {
+    "not_found": "there is no such image; the nearest tags, or the platforms that there are, are in the answer",
+    "unauthorized": "the registry wants credentials, or others",
+    "refused": "a registry that `policy.pull_registries` does not list",
+    "engine_unavailable": "the registry does not answer",
+}
 _OWN_ERRORS: dict[str, dict[str, str]] = {
     "container_build": {
         "build_failed": "a step failed: `instruction`, `line`, `exit_code` and its last lines are in the answer",
@@ -326,6 +334,22 @@ _OWN_ERRORS: dict[str, dict[str, str]] = {
         "conflict": "`path` is a folder, with `oci` one that is not empty",
         "unsupported": "the engine cannot write that `format`",
     },
+    "registry_pull": {
+        "not_found": "the registry has no such image, or none for the platform",
+        "unauthorized": "the registry wants credentials, or others",
+        "refused": "a registry that `policy.pull_registries` does not list",
+        "unsupported": "the engine speaks to no registry",
+    },
+    "registry_push": {
+        "not_found": "the engine has no such image",
+        "unauthorized": "the registry wants credentials, or others",
+        "conflict": "on Docker another image has the name `target`",
+        "unsupported": "the engine speaks to no registry",
+    },
+    "registry_inspect": _READS_REGISTRY,
+    "registry_list": {**_READS_REGISTRY, "unsupported": "the registry does not tell its repositories"},
+    "registry_copy": _READS_REGISTRY,
+    "registry_delete": {**_READS_REGISTRY, "unsupported": "the registry removes nothing"},
     "container_logs": {"unsupported": "the container's log driver keeps nothing that can be read"},
 }
 

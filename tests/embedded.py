@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from codomyrmex_containerization import process
+from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.engines.embedded import folders, objects, tiers
 from codomyrmex_containerization.engines.embedded.engine import EmbeddedEngine
 from codomyrmex_containerization.models.engine import Endpoint
@@ -43,6 +44,14 @@ def base_image(engine: EmbeddedEngine, folder: Path) -> str:
     rootfs.write_bytes(backends.root_filesystem(backends.static_busybox()))
     engine.house.images.import_rootfs(rootfs, tag=IMAGE, config=_CONFIG)
     return IMAGE
+
+
+async def pushed(engine: base.Engine, image: str, target: str) -> base.Transfer:
+    """Push an image and return what was done."""
+    async with engine.push_image(image, target) as steps:
+        found = [step.done async for step in steps]
+    assert found[-1] is not None
+    return found[-1]
 
 
 @contextmanager

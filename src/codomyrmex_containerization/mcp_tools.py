@@ -45,6 +45,12 @@ __all__ = [
     "network_disconnect",
     "network_list",
     "network_remove",
+    "registry_copy",
+    "registry_delete",
+    "registry_inspect",
+    "registry_list",
+    "registry_pull",
+    "registry_push",
     "volume_create",
     "volume_list",
     "volume_remove",
@@ -1605,6 +1611,232 @@ def network_remove(
         "network_remove",
         {
             "network": network,
+            "engine": engine,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "source": {
+                "description": "e.g. registry.example/shop/web:1.2, or by digest",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "target": {
+                "description": "New name, e.g. registry.example/shop/web:1.2",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "all_platforms": {
+                "default": True,
+                "description": "Else only the image for this machine's",
+                "type": "boolean",
+            },
+            "referrers": {"description": "Also its signatures, SBOMs and the like", "type": "boolean"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["source", "target"],
+        "type": "object",
+    },
+)
+def registry_copy(
+    source: str,
+    target: str,
+    *,
+    all_platforms: bool = True,
+    referrers: bool = False,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Copy an image from registry to registry, digests kept. Needs no engine. A target not in policy.push_registries asks first."""
+    return plain.answer(
+        "registry_copy",
+        {
+            "source": source,
+            "target": target,
+            "all_platforms": all_platforms,
+            "referrers": referrers,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "reference": {
+                "description": "e.g. registry.example/shop/web:1.2, or by digest",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["reference"],
+        "type": "object",
+    },
+)
+def registry_delete(
+    reference: str,
+    *,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Remove an image from its registry, with every tag that means the same digest. Asks first, naming them. Needs no engine."""
+    return plain.answer(
+        "registry_delete",
+        {
+            "reference": reference,
+            "confirm_token": confirm_token,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "reference": {
+                "description": "e.g. registry.example/shop/web:1.2, or by digest",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "platform": {"description": "e.g. linux/arm64; else this machine's", "maxLength": 64, "type": "string"},
+            "detail": {
+                "description": "Also layers, configuration, annotations, and signatures, SBOMs and the like",
+                "type": "boolean",
+            },
+        },
+        "required": ["reference"],
+        "type": "object",
+    },
+)
+def registry_inspect(
+    reference: str,
+    *,
+    platform: str | None = None,
+    detail: bool = False,
+) -> dict[str, Any]:
+    """Look at an image in its registry without pulling it: digest, platforms, size, age. Needs no engine."""
+    return plain.answer(
+        "registry_inspect",
+        {
+            "reference": reference,
+            "platform": platform,
+            "detail": detail,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "repository": {
+                "description": "List its tags, e.g. registry.example/shop/web",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "registry": {
+                "description": "List its repositories, e.g. registry.example:5000",
+                "maxLength": 255,
+                "type": "string",
+            },
+            "filter": {"description": "Part of the name, or a pattern such as 1.*", "maxLength": 256, "type": "string"},
+            "limit": {"default": 50, "description": "Most rows", "maximum": 500, "minimum": 1, "type": "integer"},
+            "cursor": {"description": "next_cursor of the page before", "maxLength": 256, "type": "string"},
+        },
+        "type": "object",
+    },
+)
+def registry_list(
+    *,
+    repository: str | None = None,
+    registry: str | None = None,
+    filter: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """List a repository's tags, the highest version first, or a registry's repositories. Give one of the two. Needs no engine."""
+    return plain.answer(
+        "registry_list",
+        {
+            "repository": repository,
+            "registry": registry,
+            "filter": filter,
+            "limit": limit,
+            "cursor": cursor,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {
+                "description": "e.g. registry.example/shop/web:1.2, or by digest",
+                "maxLength": 512,
+                "type": "string",
+            },
+            "platform": {"description": "e.g. linux/arm64; else this machine's", "maxLength": 64, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+        },
+        "required": ["image"],
+        "type": "object",
+    },
+)
+def registry_pull(
+    image: str,
+    *,
+    platform: str | None = None,
+    engine: str | None = None,
+) -> dict[str, Any]:
+    """Pull an image from its registry into an engine; what is there already is not fetched again."""
+    return plain.answer(
+        "registry_pull",
+        {
+            "image": image,
+            "platform": platform,
+            "engine": engine,
+        },
+    )
+
+
+@mcp_tool(
+    toolset="registry",
+    schema={
+        "additionalProperties": False,
+        "properties": {
+            "image": {"description": "Reference or id on the engine", "maxLength": 512, "type": "string"},
+            "target": {"description": "Name there, if not the image's own", "maxLength": 512, "type": "string"},
+            "engine": {"description": "If not the default", "maxLength": 64, "type": "string"},
+            "confirm_token": {"type": "string", "description": "From confirmation_required, if the user agrees"},
+        },
+        "required": ["image"],
+        "type": "object",
+    },
+)
+def registry_push(
+    image: str,
+    *,
+    target: str | None = None,
+    engine: str | None = None,
+    confirm_token: str | None = None,
+) -> dict[str, Any]:
+    """Push an image of an engine to a registry. One that policy.push_registries does not list asks first."""
+    return plain.answer(
+        "registry_push",
+        {
+            "image": image,
+            "target": target,
             "engine": engine,
             "confirm_token": confirm_token,
         },

@@ -57,6 +57,7 @@ NAMES = (
 _CONTAINERS = ("precious", "precious-root", "fuzz-a", "fuzz-b", "nobody", "f")
 _IMAGES = (IMAGE, "localhost/precious:1", "localhost/fuzz-a:latest", "localhost:1/none:1")
 _NETWORKS = ("fuzz-network", "precious", "bridge", "host")
+_REMOTE = ("localhost:1/none:1", "none", "localhost:1/../none", f"localhost:1/none@sha256:{'0' * 64}")
 _SOON = (0.1, 0, 1)
 PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "container_runtime_status": {"engine": ("docker", None)},
@@ -191,9 +192,18 @@ PLAUSIBLE: Mapping[str, Mapping[str, tuple[object, ...]]] = {
         "path": ("./root.tar", "./image.tar", "../outside/file", "~/.ssh"), "name": ("fuzz-d", "precious"),
         "confirm_token": ("A" * 16,),
     },
+    "registry_pull": {"image": _IMAGES, "platform": ("linux/arm64", "x")},
+    "registry_push": {"image": _IMAGES, "target": ("localhost:1/none:1", "none"), "confirm_token": ("A" * 16,)},
+    "registry_inspect": {"reference": _REMOTE, "platform": ("linux/arm64",), "detail": (True, False)},
+    "registry_list": {"repository": _REMOTE, "registry": ("localhost:1", "docker.io"), "filter": ("1.*", "["), "limit": (1, 500)},
+    "registry_copy": {"source": _REMOTE, "target": _REMOTE, "all_platforms": (True, False), "confirm_token": ("A" * 16,)},
+    "registry_delete": {"reference": _REMOTE, "confirm_token": ("A" * 16,)},
     "container_events": {"since": ("1m",), "filters": ({"container": "precious"}, {"type": "image"}), "follow_seconds": _SOON},
 }  # fmt: skip
-ELSEWHERE = frozenset({"container_import"})  # on another engine than this one
+# On another engine than this one, and with a registry, which this server may not read from: none is to be waited for.
+ELSEWHERE = frozenset(
+    {"container_import", *(f"registry_{one}" for one in ("pull", "push", "inspect", "list", "copy", "delete"))}
+)
 REQUIRED = {
     name: [field for field, info in spec.arguments.model_fields.items() if info.is_required()]
     for name, spec in application.tools().items()
@@ -280,7 +290,13 @@ def _root_state(docker: DockerCommandLine) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    return {"buildx": "off", "toolsets": '["all"]', "policy__allowed_paths": json.dumps([str(folder / "work")])}
+    paths = json.dumps([str(folder / "work")])
+    return {
+        "buildx": "off",
+        "toolsets": '["all"]',
+        "policy__allowed_paths": paths,
+        "policy__pull_registries": '["none.invalid"]',
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- calls

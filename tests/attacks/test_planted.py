@@ -113,6 +113,15 @@ def _calls(given: str) -> dict[str, list[dict[str, Any]]]:
         "container_import": [{"path": f"../{given}"}, {"path": "none.tar", "name": f"n{given}"}],
         "container_update": [{"container": CONTAINER, "memory": given}, {"container": lost, "cpus": 1}],
         "engine_prune": [{"kind": "images"}, {"kind": lost}],
+        "registry_pull": [{"image": lost}],
+        "registry_push": [{"image": STORED, "target": f"localhost:1/none:{given}"}, {"image": lost}],
+        "registry_inspect": [{"reference": lost}],
+        "registry_list": [{"repository": lost}, {"registry": lost}, {"repository": "localhost:1/x", "cursor": given}],
+        "registry_copy": [
+            {"source": lost, "target": "localhost:1/none"},
+            {"source": "localhost:1/none", "target": f"localhost:1/none:{given}"},
+        ],
+        "registry_delete": [{"reference": lost}],
     }
 
 

@@ -63,7 +63,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
         (("ps",), "Try 'cxc list'."),
         (("version",), "Try 'cxc --version'."),
         (("volume", "ls"), "volume_list"),
-        (("push", "x"), "cannot do that yet"),
+        (("compose", "x"), "cannot do that yet"),
         (("run", "--rm", "x"), "removed at its end unless --keep"),
         (("run", "-it", "x"), "no terminal; -i"),
         (("exec", "-it", "x", "sh"), "no terminal; -i"),

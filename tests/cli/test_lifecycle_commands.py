@@ -94,7 +94,7 @@ def test_import_on_another_engine_names_the_one_that_can(tmp_path: Path, monkeyp
 
 
 def test_container_is_created_and_started(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B141: also the next command, another run of the program, finds it as it was."""
+    """SPEC B147: also the next command, another run of the program, finds it as it was."""
     monkeypatch.setenv("CODOMYRMEX_CONTAINERIZATION_ENGINES", '["embedded"]')
     made = cxc(
         "--engine", "embedded", "create", "--name", "waits", "--network", "none", embedded.IMAGE, "sleep", "1000"
@@ -110,7 +110,7 @@ def test_container_is_created_and_started(engine: EmbeddedEngine, monkeypatch: p
 
 
 def test_doctor_says_what_holds_here(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B142."""
+    """SPEC B148."""
     monkeypatch.setenv("CODOMYRMEX_CONTAINERIZATION_ENGINES", '["embedded"]')
     shown = cxc("doctor", "--json")
     assert shown.status == 0

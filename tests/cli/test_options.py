@@ -163,4 +163,4 @@ def test_completion_knows_the_commands() -> None:
     words = {"COMP_WORDS": "cxc l", "COMP_CWORD": "1", "_CXC_COMPLETE": "bash_complete"}
     command = [sys.executable, "-c", "from codomyrmex_containerization.cli import app; app.main()"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **words})
-    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"list", "logs"}
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {"list", "login", "logout", "logs"}

@@ -73,7 +73,7 @@ async def test_a_password_opens_and_its_lack_or_a_wrong_one_says_what_to_do(
     name = f"{guarded.authority}/secret/one:1"
     with pytest.raises(errors.Unauthorized) as none:
         await get(bench, name)
-    assert f"no credentials for {guarded.authority} are known: log in with" in none.value.hint
+    assert f"no credentials for {guarded.authority} are known: run `cxc login {guarded.authority}`" in none.value.hint
     log_in(bench, guarded.authority, auth=base64.b64encode(f"{USER}:wrong-password-99".encode()).decode())
     with pytest.raises(errors.Unauthorized) as wrong:
         await get(bench, name)

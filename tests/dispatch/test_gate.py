@@ -59,6 +59,12 @@ VALID: dict[str, tuple[dict[str, Any], str]] = {
     "container_commit": ({"container": "x", "tag": "y"}, "destroy"),
     "container_import": ({"path": "."}, "destroy"),
     "container_create": ({"image": "x"}, "write"),
+    "registry_pull": ({"image": "localhost:1/none:1"}, "write"),
+    "registry_push": ({"image": "x"}, "destroy"),
+    "registry_inspect": ({"reference": "localhost:1/none:1"}, "read"),
+    "registry_list": ({"repository": "localhost:1/none"}, "read"),
+    "registry_copy": ({"source": "localhost:1/none", "target": "localhost:1/x"}, "destroy"),
+    "registry_delete": ({"reference": "localhost:1/none:1"}, "destroy"),
 }
 PROPERTIES = "wrong and random arguments, without an engine"
 READING = sorted(name for name, (_, effect) in VALID.items() if effect == "read")

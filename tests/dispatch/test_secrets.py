@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import uuid
@@ -14,7 +15,7 @@ import pytest
 
 from codomyrmex_containerization.dispatch import application
 from codomyrmex_containerization.dispatch.call import Caller
-from tests import backends, tally
+from tests import backends, registry, tally
 from tests.backends import DockerCommandLine
 from tests.dispatch import harness
 from tests.dispatch.harness import House
@@ -335,6 +336,30 @@ async def happenings(house: House, world: World, monkeypatch: pytest.MonkeyPatch
     await house.ok("container_events", filters={"container": made["name"]}, follow_seconds=0.2)
 
 
+async def registries(house: House, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_password = secret("Password")
+    with registry.started(Path.cwd() / "registry") as found:
+        name = f"{found.authority}/shop/app"
+        auth = base64.b64encode(f"someone:{in_password}".encode()).decode()
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(Path.cwd() / "auth.json"))
+        Path("auth.json").write_text(json.dumps({"auths": {found.authority: {"auth": auth}}}))
+        await agreed(house, "registry_push", image=world.image, target=f"{name}:1")
+        seen = await house.ok("registry_inspect", reference=f"{name}:1", detail=True)
+        assert "STORE_PASSWORD=***" in seen["configuration"]["env"]
+        await agreed(house, "registry_copy", source=f"{name}:1", target=f"{name}:2")
+        assert (await house.ok("registry_list", repository=name))["total"] == 2
+        await house.fails("not_found", "registry_inspect", reference=f"{name}:{world.in_label}")
+        await house.ok("registry_pull", image=f"{name}:1")
+        await agreed(house, "image_remove", image=f"{name}:1")
+        await agreed(house, "registry_delete", reference=f"{name}:1")
+    assert_kept(house, in_password, auth)
+
+
+async def agreed(house: House, tool: str, **arguments: Any) -> None:
+    asked = await house.fails("confirmation_required", tool, arguments)
+    await house.ok(tool, arguments, confirm_token=asked.error_data["confirm_token"])
+
+
 SCENARIOS: dict[str, Scenario] = {
     "container_runtime_status": status,
     "container_build": build,
@@ -358,6 +383,7 @@ SCENARIOS: dict[str, Scenario] = {
     "container_events": happenings,
     **dict.fromkeys(("image_save", "image_load", "image_import", "container_export"), archived),
     "container_update": updating,
+    **dict.fromkeys((f"registry_{one}" for one in ("pull", "push", "inspect", "list", "copy", "delete")), registries),
     **dict.fromkeys(
         (
             "container_create",

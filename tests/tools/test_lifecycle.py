@@ -123,7 +123,7 @@ async def test_own_container_is_renamed_looked_into_and_committed(bench: tuple[H
 
 
 async def test_container_is_made_filled_and_then_started(bench: tuple[House, str]) -> None:
-    """SPEC B141."""
+    """SPEC B147."""
     house, image = bench
     name = f"cxc-test-{uuid.uuid4().hex[:8]}"
     made = await house.ok("container_create", image=image, name=name, command=PATIENT, labels={"a": "b"})

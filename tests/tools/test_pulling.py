@@ -58,7 +58,7 @@ async def image(
         RegistrySettings(), environ={"HOME": str(private_folders)}, learn=lambda secret: None
     )
     name = f"{found.authority}/team/app:1"
-    await engine.push_image(embedded.base_image(engine, tmp_path), name)
+    await embedded.pushed(engine, embedded.base_image(engine, tmp_path), name)
     await engine.remove_image(embedded.IMAGE, force=True)
     return name
 

@@ -17,8 +17,10 @@ from codomyrmex_containerization.cli import (
     entry,
     lifecycle_commands,
     local_commands,
+    login_commands,
     object_commands,
     options,
+    registry_commands,
     screen,
     session,
     words,
@@ -29,7 +31,12 @@ PROGRAM = "cxc"
 DISTRIBUTION = "codomyrmex-containerization"
 
 # In the order of the help.
-TABLE: tuple[entry.ToolCommand, ...] = (*commands.TABLE, *object_commands.TABLE, *lifecycle_commands.TABLE)
+TABLE: tuple[entry.ToolCommand, ...] = (
+    *commands.TABLE,
+    *object_commands.TABLE,
+    *lifecycle_commands.TABLE,
+    *registry_commands.TABLE,
+)
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
@@ -88,10 +95,29 @@ def root() -> options.Group:
     )
     known = known_commands()
     for one in TABLE:
-        group.add_command(_guarded(entry.click_command(one, known), one.own_errors))
-    for command in local_commands.all_commands():
+        _home(group, one).add_command(_guarded(entry.click_command(one, known), one.own_errors))
+    for command in (*login_commands.all_commands(), *local_commands.all_commands()):
         group.add_command(_guarded(command, None))
     return group
+
+
+def _home(root: options.Group, one: entry.ToolCommand) -> click.Group:
+    """Return the group that a command belongs to."""
+    name = one.name.rpartition(" ")[0]
+    if not name:
+        return root
+    if name not in root.commands:
+        root.add_command(options.Group(name, help=registry_commands.GROUPS[name], callback=_help_when_alone))
+    found = root.commands[name]
+    assert isinstance(found, click.Group)  # noqa: S101  it was made here
+    return found
+
+
+def _help_when_alone() -> int:
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    return 0
 
 
 def known_commands() -> words.Commands:

@@ -55,9 +55,10 @@ def _plain(value: object) -> object:
 class ToolCommand:
     """A command that calls a tool.
 
-    `params` are named as the tool's arguments, so that most need no `to_arguments`; `fixed` are arguments that the command's name implies.
-    `each` is the argument that may be given several times: one call for each. `own_errors` is the exit status of errors before the call
-    (None: by the error's code). `on_demand`: the tool is offered for this command, whatever toolsets are.
+    A blank in `name` parts a group from the command in it. `params` are named as the tool's arguments, so that most need no
+    `to_arguments`; `fixed` are arguments that the command's name implies. `each` is the argument that may be given several times: one
+    call for each. `own_errors` is the exit status of errors before the call (None: by the error's code). `on_demand`: the tool is offered
+    for this command, whatever toolsets are.
     """
 
     name: str
@@ -131,7 +132,11 @@ def click_command(entry: ToolCommand, known: words.Commands) -> options.Command:
         return carry_out(entry, values, options.given_in(click.get_current_context()), known)
 
     return options.Command(
-        entry.name, help=entry.help, callback=callback, params=entry.params, interspersed=entry.interspersed
+        entry.name.rpartition(" ")[2],
+        help=entry.help,
+        callback=callback,
+        params=entry.params,
+        interspersed=entry.interspersed,
     )
 
 

@@ -32,7 +32,7 @@ _OTHER_WORDS = {
     "system": _STORAGE.format("engine_prune"),
     "events": _STORAGE.format("container_events"),
 }
-_NOT_YET = ("push", "pull", "compose", "login")
+_NOT_YET = ("compose",)
 _OTHER_OPTIONS = {
     ("run", "--rm"): "A container is removed at its end unless --keep is given.",
     ("run", "-t"): "A container gets no terminal; -i hands it our stdin.",

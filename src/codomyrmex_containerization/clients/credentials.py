@@ -86,9 +86,9 @@ class Keyring:
         return self._known[key]
 
     async def _look(self, registry: str, path: str) -> Credential | None:
-        for file in self._files():
+        for file in files(self._environ):
             table = await threads.run(
-                functools.partial(_read, file), deadline_seconds=_READ_SECONDS, what=f"reading {file}"
+                functools.partial(read, file), deadline_seconds=_READ_SECONDS, what=f"reading {file}"
             )
             if table is None:
                 if str(file) == self._environ.get("REGISTRY_AUTH_FILE"):
@@ -98,20 +98,6 @@ class Keyring:
             if found is not None:
                 return found
         return None
-
-    def _files(self) -> Iterator[Path]:
-        """Return where credentials may be, the strongest first."""
-        named = self._environ.get("REGISTRY_AUTH_FILE")
-        if named:
-            yield Path(named)
-            return
-        home = Path(self._environ.get("HOME") or "/nonexistent")
-        runtime = self._environ.get("XDG_RUNTIME_DIR")
-        yield (Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")) / (
-            "containers/auth.json" if runtime else "auth.json"
-        )
-        yield Path(self._environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json"
-        yield Path(self._environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json"
 
     async def _in_file(self, file: Path, table: Mapping[str, Any], registry: str, path: str) -> Credential | None:
         helper = _for_registry(_table(table.get("credHelpers"), file), registry)
@@ -131,16 +117,8 @@ class Keyring:
 
     async def _ask(self, helper: object, registry: str, file: Path) -> Credential | None:
         """Ask a helper program; the registry's name goes to its standard input, the answer is shown to nobody."""
-        if not isinstance(helper, str) or not _HELPER_NAME.match(helper):
-            raise _damaged(file, "the name of a credential helper in it is none")
-        name = f"docker-credential-{helper}"
-        program = process.find(name)
-        if program is None:
-            raise errors.CommandFailed(
-                f"The credential helper {name}, which {file} names, is not installed.",
-                hint="install it, or take it out of that file and log in again",
-            )
-        server = _HUB_KEY if registry == DOCKER_HUB else registry
+        program = _helper(helper, file)
+        name, server = program.name, server_of(registry)
         try:
             with anyio.fail_after(self._helper_seconds):
                 status, said = await self._run(str(program), server)
@@ -173,7 +151,7 @@ class Keyring:
                 await given.aclose()
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # one that does not read may answer all the same
-            said = await _all(running.process.stdout)
+            said = await whole(running.process.stdout)
             return (await running.wait(), said) if said is not None else (0, b"")
 
 
@@ -184,7 +162,7 @@ def _failed(name: str, reason: str, server: str) -> errors.CommandFailed:
     )
 
 
-async def _all(stream: ByteReceiveStream | None) -> bytes | None:
+async def whole(stream: ByteReceiveStream | None) -> bytes | None:
     """Return all of a short answer; None for a long one, which is none."""
     found = b""
     if stream is not None:
@@ -198,7 +176,22 @@ async def _all(stream: ByteReceiveStream | None) -> bytes | None:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def _read(file: Path) -> Mapping[str, Any] | None:
+def files(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Return where credentials may be, the strongest first."""
+    named = environ.get("REGISTRY_AUTH_FILE")
+    if named:
+        yield Path(named)
+        return
+    home = Path(environ.get("HOME") or "/nonexistent")
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    yield (Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")) / (
+        "containers/auth.json" if runtime else "auth.json"
+    )
+    yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json"
+    yield Path(environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json"
+
+
+def read(file: Path) -> Mapping[str, Any] | None:
     """Read a file of credentials; None when there is none. Nothing of what is in it gets into an error."""
     try:
         with open(
@@ -254,6 +247,35 @@ def _normal(name: str) -> str:
 def _for_registry(helpers: Mapping[str, Any], registry: str) -> object:
     wanted = _HUB_NAMES if registry == DOCKER_HUB else (registry,)
     return next((helper for name, helper in helpers.items() if _normal(name) in wanted), None)
+
+
+def server_of(registry: str) -> str:
+    """Return what files and helper programs call a registry."""
+    return _HUB_KEY if registry == DOCKER_HUB else registry
+
+
+def helper_of(table: Mapping[str, Any], file: Path, registry: str) -> Path | None:
+    """Return the helper program that a file of credentials names for a registry. Raises InvalidArgument, CommandFailed."""
+    named = _for_registry(_table(table.get("credHelpers"), file), registry) or table.get("credsStore")
+    return _helper(named, file) if named else None
+
+
+def entries_of(table: Mapping[str, Any], file: Path, registry: str) -> list[str]:
+    """Return the names of the entries that a file of credentials has for a whole registry."""
+    wanted = _HUB_NAMES if registry == DOCKER_HUB else (registry,)
+    return [name for name in _table(table.get("auths"), file) if _normal(name) in wanted]
+
+
+def _helper(named: object, file: Path) -> Path:
+    if not isinstance(named, str) or not _HELPER_NAME.match(named):
+        raise _damaged(file, "the name of a credential helper in it is none")
+    program = process.find(f"docker-credential-{named}")
+    if program is None:
+        raise errors.CommandFailed(
+            f"The credential helper docker-credential-{named}, which {file} names, is not installed.",
+            hint="install it, or take it out of that file and log in again",
+        )
+    return program
 
 
 def _table(raw: object, file: Path) -> Mapping[str, Any]:

@@ -53,8 +53,10 @@ class Client:
         environ: Mapping[str, str],
         learn: Callable[[str], None],
         pace: registries.Pace | None = None,
+        keyring: credentials.Keyring | None = None,
     ) -> None:
         self._settings = settings
+        self._keyring = keyring
         self._environ = environ
         self._learn = learn
         self._pace = pace or registries.Pace()
@@ -65,9 +67,8 @@ class Client:
         places = registries.Places(self._settings)
         connections = registries.Connections(self._settings, self._environ, self._pace)
         try:
-            yield Work(
-                places, connections, credentials.Keyring(self._environ, learn=self._learn), self._learn, self._pace
-            )
+            keyring = self._keyring or credentials.Keyring(self._environ, learn=self._learn)
+            yield Work(places, connections, keyring, self._learn, self._pace)
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await connections.aclose()
@@ -114,12 +115,14 @@ class Work:
             except _MIRROR_LACKS:
                 continue
         origin = self.repository(reference)
-        try:
+        async with _advised(origin, reference):
             return origin, await origin.manifests.pick(name, platform)
-        except errors.NotFound as error:
-            if reference.tag and error.details.get("registry_code") == "MANIFEST_UNKNOWN":
-                error.hint = await _nearest(origin, reference.tag) or error.hint
-            raise
+
+    async def get(self, reference: ImageReference) -> tuple[Repository, descriptors.Manifest | descriptors.Index]:
+        """Return what a reference means at the registry itself. Raises as `find`."""
+        origin = self.repository(reference)
+        async with _advised(origin, reference):
+            return origin, await origin.manifests.get(reference.digest or reference.tag or "latest")
 
     def _at(self, site: registries.Site, path: str) -> Repository:
         key = (site.name, path)
@@ -131,6 +134,17 @@ class Work:
     def _way(self, site: registries.Site, path: str) -> transport.Transport:
         authority = tokens.Authority(site, path, keyring=self._keyring, places=self._places, learn=self._learn)
         return transport.Transport(site, connections=self._connections, authority=authority, pace=self._pace)
+
+
+@asynccontextmanager
+async def _advised(origin: Repository, reference: ImageReference) -> AsyncIterator[None]:
+    """Have the error for a tag that is not there name those that are."""
+    try:
+        yield
+    except errors.NotFound as error:
+        if reference.tag and error.details.get("registry_code") == "MANIFEST_UNKNOWN":
+            error.hint = await _nearest(origin, reference.tag) or error.hint
+        raise
 
 
 async def _nearest(repository: Repository, tag: str) -> str:

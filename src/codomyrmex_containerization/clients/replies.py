@@ -11,7 +11,7 @@ from codomyrmex_containerization import errors
 
 MOST_ERROR_BYTES = 64 * 1024
 _MOST_TEXT_CHARACTERS = 200
-_LOG_IN = "log in with `docker login {0}` or `podman login {0}`"
+_LOG_IN = "run `cxc login {0}`"
 
 
 @dataclass(frozen=True, slots=True)

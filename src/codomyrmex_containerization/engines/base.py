@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from codomyrmex_containerization import errors
 from codomyrmex_containerization.models.container import (
@@ -39,6 +39,9 @@ from codomyrmex_containerization.models.inside import ExportFormat, FileChange, 
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
+if TYPE_CHECKING:
+    from codomyrmex_containerization.clients.credentials import Credential
+
 T = TypeVar("T")
 
 ArchiveFormat = Literal["docker-archive", "oci-archive", "oci"]
@@ -47,12 +50,25 @@ Passed = Callable[[int], None]  # is told, in a thread, how many bytes have gone
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """What a pull or a push did: how many layers were moved or needed not be. What an engine does not tell is empty or None."""
+
+    digest: str = ""
+    id: str = ""
+    moved: int | None = None
+    mounted: int = 0
+    there: int | None = None
+    moved_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far a pull is; sizes of the layers known so far."""
+    """How far a pull or a push is; sizes of the layers known so far. The last one says what was done."""
 
     text: str
     done_bytes: int
     total_bytes: int
+    done: Transfer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +258,19 @@ class Engine(ABC):
         self, reference: str, *, platform: str | None
     ) -> AbstractAsyncContextManager[AsyncIterator[PullProgress]]:
         """Pull an image. Raises NotFound, Unauthorized, EngineUnavailable (the registry does not answer)."""
+
+    def push_image(
+        self, image: str, target: str, *, credential: Credential | None = None, insecure: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[PullProgress]]:
+        """Push an image to a registry under another name; its name here stays.
+
+        The credential, and whether TLS may be missing, are for engines that do not find them out themselves.
+        Raises NotFound, Ambiguous (the image), Unauthorized, InvalidArgument, Conflict, EngineUnavailable.
+        """
+        raise errors.Unsupported(
+            f"{self.name} cannot push {image!r}: it speaks to no registry.",
+            hint="use an engine that can: engine='docker', 'podman' or 'embedded'",
+        )
 
     @abstractmethod
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from codomyrmex_containerization import errors, policy, redact
 from codomyrmex_containerization.engines import base
@@ -44,6 +44,9 @@ from codomyrmex_containerization.models.reference import parse as parse_referenc
 from codomyrmex_containerization.models.settings import PolicySettings
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
+
+if TYPE_CHECKING:
+    from codomyrmex_containerization.clients.credentials import Credential
 
 # The id of an "exec" is that of its container, a slash and its own; that of a "step" its image, instruction and time; that
 # of a "volume" its name, which another may get later: only with our label on it is it still the one that was made.
@@ -329,6 +332,11 @@ class GuardedEngine(base.Engine):
         if "*" not in self._rules.pull_registries:
             policy.judge_pull(parse_reference(reference).domain, self._rules)
         return self._engine.pull_image(reference, platform=platform)
+
+    def push_image(
+        self, image: str, target: str, *, credential: Credential | None = None, insecure: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[base.PullProgress]]:
+        return self._engine.push_image(image, target, credential=credential, insecure=insecure)
 
     async def remove_image(self, image: str, *, force: bool) -> tuple[str, ...]:
         gone = await self._engine.remove_image(image, force=force)

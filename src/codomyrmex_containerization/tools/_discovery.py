@@ -15,7 +15,7 @@ _PACKAGE = "codomyrmex_containerization.tools"
 
 
 # Modules (`lifecycle` of the toolset `storage`, the others of their own names) whose tools are in no listing that does not name them.
-ON_DEMAND = frozenset({"lifecycle", "monitoring", "storage"})
+ON_DEMAND = frozenset({"lifecycle", "monitoring", "registry", "storage"})
 
 
 class Catalogue(Mapping[str, ToolSpec]):

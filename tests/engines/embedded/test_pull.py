@@ -135,10 +135,10 @@ async def test_an_image_goes_to_a_registry_and_comes_back_and_runs(
     """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     name = f"{local_registry.authority}/round/trip:1"
-    pushed = await engine.push_image(image, name)
-    assert (pushed.uploaded, pushed.mounted, pushed.there) == (1, 0, 0)
+    pushed = await embedded.pushed(engine, image, name)
+    assert (pushed.moved, pushed.mounted, pushed.there) == (1, 0, 0)
     steps = await pulled(other, name)
-    assert steps[-1].done_bytes == steps[-1].total_bytes == pushed.uploaded_bytes
+    assert steps[-1].done_bytes == steps[-1].total_bytes == pushed.moved_bytes
     assert steps[0].text == "1 of 1 layers to download"
     assert (await other.inspect_image(name)).id == pushed.id == (await engine.inspect_image(image)).id
     assert await said(other, name, "echo", "hello") == "hello\n"
@@ -151,13 +151,13 @@ async def test_what_is_there_is_neither_sent_nor_fetched_again(
 ) -> None:
     """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
-    first = await engine.push_image(image, f"{local_registry.authority}/again/one:1")
-    again = await engine.push_image(image, f"{local_registry.authority}/again/one:2")
-    assert (again.uploaded, again.there, again.digest) == (0, 1, first.digest)
+    first = await embedded.pushed(engine, image, f"{local_registry.authority}/again/one:1")
+    again = await embedded.pushed(engine, image, f"{local_registry.authority}/again/one:2")
+    assert (again.moved, again.there, again.digest) == (0, 1, first.digest)
     assert (await pulled(engine, f"{local_registry.authority}/again/one:2"))[0].text == "0 of 1 layers to download"
     # Now it is known where the layer is: it is mounted rather than sent.
-    mounted = await engine.push_image(image, f"{local_registry.authority}/again/other:1")
-    assert (mounted.uploaded, mounted.mounted, mounted.uploaded_bytes) == (0, 1, 0)
+    mounted = await embedded.pushed(engine, image, f"{local_registry.authority}/again/other:1")
+    assert (mounted.moved, mounted.mounted, mounted.moved_bytes) == (0, 1, 0)
 
 
 async def test_only_the_changed_layer_is_sent(
@@ -165,7 +165,7 @@ async def test_only_the_changed_layer_is_sent(
 ) -> None:
     image = embedded.base_image(engine, tmp_path)
     name = f"{local_registry.authority}/changed/layer"
-    await engine.push_image(image, f"{name}:1")
+    await embedded.pushed(engine, image, f"{name}:1")
     spec = BuildSpec(("localhost/changed:2",), tmp_path, None, f"FROM {image}\nCOPY file /file\n")
 
     def context() -> Iterator[bytes]:
@@ -179,8 +179,8 @@ async def test_only_the_changed_layer_is_sent(
 
     async with engine.build_image(spec, context=context, dockerfile_name="Dockerfile") as events:
         assert "error" not in {event.kind async for event in events}
-    pushed = await engine.push_image("localhost/changed:2", f"{name}:2")
-    assert (pushed.uploaded, pushed.there) == (1, 1)
+    pushed = await embedded.pushed(engine, "localhost/changed:2", f"{name}:2")
+    assert (pushed.moved, pushed.there) == (1, 1)
 
 
 async def test_docker_pulls_what_was_pushed_and_the_other_way_round(
@@ -192,7 +192,7 @@ async def test_docker_pulls_what_was_pushed_and_the_other_way_round(
     """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     ours, theirs = (f"{local_registry.authority}/with/docker:{one}" for one in ("ours", "theirs"))
-    pushed = await engine.push_image(image, ours)
+    pushed = await embedded.pushed(engine, image, ours)
     try:
         docker_cli(["pull", "--quiet", ours])
         shown = json.loads(docker_cli(["image", "inspect", ours]).stdout)[0]
@@ -219,7 +219,7 @@ async def test_an_image_goes_round_through_docker_and_podman_and_stays_the_same(
     """SPEC B139."""
     image = embedded.base_image(engine, tmp_path)
     first, second, third = (f"{local_registry.authority}/round/{one}:1" for one in ("first", "second", "third"))
-    pushed = await engine.push_image(image, first)
+    pushed = await embedded.pushed(engine, image, first)
     podman = podman_service.podman
     try:
         docker_cli(["pull", "--quiet", first])
@@ -241,7 +241,7 @@ async def test_an_image_is_pulled_by_its_digest(
 ) -> None:
     image = embedded.base_image(engine, tmp_path)
     name = f"{local_registry.authority}/by/digest"
-    pushed = await engine.push_image(image, f"{name}:1")
+    pushed = await embedded.pushed(engine, image, f"{name}:1")
     await pulled(other, f"{name}@{pushed.digest}")
     (row,) = await other.list_images()
     assert (row.tags, row.digests) == ((), (f"{name}@{pushed.digest}",))
@@ -476,8 +476,8 @@ async def test_a_layer_that_is_in_an_image_twice_is_fetched_once(engine: Embedde
 async def test_a_push_needs_an_image_and_a_tag(engine: EmbeddedEngine, tmp_path: Path) -> None:
     image = embedded.base_image(engine, tmp_path)
     with pytest.raises(errors.NotFound):
-        await engine.push_image("localhost/none:1", "127.0.0.1:1/a/b:1")
+        await embedded.pushed(engine, "localhost/none:1", "127.0.0.1:1/a/b:1")
     with pytest.raises(errors.InvalidArgument, match="no tag"):
-        await engine.push_image(image, f"127.0.0.1:1/a/b@{descriptors.digest_of(b'')}")
+        await embedded.pushed(engine, image, f"127.0.0.1:1/a/b@{descriptors.digest_of(b'')}")
     with pytest.raises(errors.EngineUnavailable, match="refused"):
-        await engine.push_image(image, "127.0.0.1:1/a/b:1")
+        await embedded.pushed(engine, image, "127.0.0.1:1/a/b:1")

@@ -21,6 +21,7 @@ from codomyrmex_containerization.engines.docker import (
     classic,
     inside,
     objects,
+    pushing,
     shapes,
     streams,
     walls,
@@ -46,11 +47,14 @@ from codomyrmex_containerization.models.engine import Endpoint, EngineInfo, Engi
 from codomyrmex_containerization.models.event import EngineEvent, EventQuery
 from codomyrmex_containerization.models.image import BuilderName, BuildEvent, BuildSpec, ImageState
 from codomyrmex_containerization.models.inside import ExportFormat, FileChange, ProcessRow
+from codomyrmex_containerization.models.reference import ImageReference
 from codomyrmex_containerization.models.storage import BuildCache, NetworkRow, NetworkSpec, VolumeRow, VolumeSpec
 from codomyrmex_containerization.models.usage import Usage
 
 if TYPE_CHECKING:
     from docker import APIClient
+
+    from codomyrmex_containerization.clients.credentials import Credential
 
 T = TypeVar("T")
 
@@ -622,7 +626,46 @@ class DockerEngine(base.Engine):
         response = await self._call(ask, f"pulling {reference}", subject=f"image {reference!r}")
         what = f"pulling {reference}"
         async with self._stream(
-            lambda: _pull_progress(_json_lines(response), self.name, what), response, what
+            lambda: pushing.pull_progress(_json_lines(response), engine=self.name, what=what), response, what
+        ) as items:
+            yield items
+
+    @asynccontextmanager
+    async def push_image(
+        self, image: str, target: str, *, credential: Credential | None = None, insecure: bool = False
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        """POST /images/NAME/push; the name is given to the image for as long as that takes, where it has not got it."""
+        wanted, id = pushing.wanted(target), (await self.inspect_image(image)).id
+        before = await self._id_of(target)
+        if before not in (None, id):
+            raise pushing.taken(self.name, target)
+        try:
+            if before is None:
+                await self.tag_image(id, target)
+            async with self._pushing(wanted.name, wanted, credential, {"tag": wanted.tag or ""}, id) as steps:
+                yield steps
+        finally:
+            if before is None:
+                with anyio.CancelScope(shield=True), suppress(errors.ContainerizationError):
+                    await self.remove_image(target, force=False)
+
+    @asynccontextmanager
+    async def _pushing(
+        self, name: str, wanted: ImageReference, credential: Credential | None, params: Mapping[str, str], id: str
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        what, headers = f"pushing {wanted}", pushing.header(wanted, credential)
+
+        def ask() -> Any:
+            client = self._client()
+            url = client._url("/images/{0}/push", name)
+            response = client._post(url, params=params, headers=headers, stream=True)
+            client._raise_for_status(response)
+            _no_timeout(response)
+            return response
+
+        response = await self._call(ask, what, subject=f"image {str(wanted)!r}")
+        async with self._stream(
+            lambda: pushing.progress(_json_lines(response), engine=self.name, what=what, id=id), response, what
         ) as items:
             yield items
 
@@ -1114,18 +1157,6 @@ def _json_lines(response: Any) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
     if rest.strip():
         yield json.loads(rest)
-
-
-def _pull_progress(lines: Iterator[dict[str, Any]], engine: str, what: str) -> Iterator[base.PullProgress]:
-    layers: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        if "error" in line:
-            raise docker_errors.from_message(str(line["error"]), engine=engine, what=what)
-        detail = line.get("progressDetail") or {}
-        if "id" in line and line.get("status") == "Downloading" and detail.get("total"):
-            layers[line["id"]] = (int(detail.get("current") or 0), int(detail["total"]))
-        done, total = sum(one for one, _ in layers.values()), sum(one for _, one in layers.values())
-        yield base.PullProgress(str(line.get("status") or ""), done, total)
 
 
 def _registry_credentials(client: APIClient, reference: str, headers: dict[str, str]) -> None:

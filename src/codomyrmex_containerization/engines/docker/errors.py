@@ -146,8 +146,8 @@ _SAID: tuple[tuple[re.Pattern[str], Make], ...] = (
         _make(errors.Unsupported, "this container's log driver keeps no log that the engine can read"),
     ),
     (
-        re.compile(r"unauthorized|authentication required|denied: "),
-        _make(errors.Unauthorized, "log in to the registry with the engine's own client"),
+        re.compile(r"unauthorized|authentication required|no basic auth credentials|denied: "),
+        _make(errors.Unauthorized, "log in to the registry: cxc login REGISTRY, or with the engine's own client"),
     ),
     (
         re.compile(r"pull access denied|manifest unknown|manifest for .* not found|repository does not exist"),

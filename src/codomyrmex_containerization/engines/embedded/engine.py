@@ -68,6 +68,7 @@ from codomyrmex_containerization.models.usage import Usage
 
 if TYPE_CHECKING:
     from codomyrmex_containerization.clients import distribution
+    from codomyrmex_containerization.clients.credentials import Credential
     from codomyrmex_containerization.engines.embedded import pushing
 
 T = TypeVar("T")
@@ -553,16 +554,20 @@ class EmbeddedEngine(base.Engine):
         ) as steps:
             yield steps
 
+    @asynccontextmanager
     async def push_image(
-        self, image: str, target: str, *, passed: Callable[[str, int, int], None] = lambda text, done, total: None
-    ) -> pushing.Pushed:
-        """Push an image to a registry under another name. Raises NotFound, Unauthorized, EngineUnavailable, InvalidArgument."""
+        self, image: str, target: str, *, credential: Credential | None = None, insecure: bool = False
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        """Push an image; credentials and TLS are seen to here, as they are for a pull."""
         from codomyrmex_containerization.engines.embedded import pushing
 
         house = await self._call(lambda house: house, f"pushing {image}")
-        found = await pushing.push(house.images, self._client(), image, target, passed=passed)
-        await self._call(lambda house: house.journal.note("image", "push", found.id, target), f"pushing {image}")
-        return found
+
+        def done(found: pushing.Pushed) -> None:
+            house.journal.note("image", "push", found.id, target)
+
+        async with pushing.pushing(house.images, self._client(), image, target, done=done) as steps:
+            yield steps
 
     def _client(self) -> distribution.Client:
         if self._registries is None:

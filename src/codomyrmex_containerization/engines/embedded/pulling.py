@@ -60,6 +60,8 @@ async def pulling(
             job = await _prepared(opened, images, text, platform, _Report(send))
             found = await job.run()
             await threads.run(lambda: done(found), deadline_seconds=None, what="noting the pull")
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await send.send(_last(found))
 
     async with threads.task_group() as tasks, receive:
         tasks.start_soon(work)
@@ -67,6 +69,12 @@ async def pulling(
             yield receive
         finally:
             tasks.cancel_scope.cancel()
+
+
+def _last(found: Pulled) -> base.PullProgress:
+    id = found.image.id if found.image is not None else ""
+    done = base.Transfer(found.digest, id, found.layers_pulled, 0, found.layers_there, found.pulled_bytes)
+    return base.PullProgress("pulled", found.pulled_bytes, found.pulled_bytes, done)
 
 
 class _Report:

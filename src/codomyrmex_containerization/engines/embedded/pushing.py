@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.clients import blobs, descriptors, distribution
+from codomyrmex_containerization.engines import base
 from codomyrmex_containerization.engines.embedded import content, content_config, content_index, content_out, layer_tar
 from codomyrmex_containerization.models import reference
 
 _AT_ONCE = 3
 _MOST_ORIGINS = 2
 _PIECE_BYTES = 1024 * 1024
+_MOST_REPORTS = 1000
 
 Told = Callable[[str, int, int], None]  # what is done, bytes sent, bytes to send
 
@@ -74,6 +76,46 @@ class _Rest:
         """Return at most so many of the next bytes, none at the end."""
         piece, self.data = self.data[:count], self.data[count:]
         return piece
+
+
+@asynccontextmanager
+async def pushing(
+    store: content.ContentStore,
+    client: distribution.Client,
+    image: str,
+    target: str,
+    *,
+    done: Callable[[Pushed], None] = lambda pushed: None,
+) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+    """Push an image while the block lasts, telling how far it is; leaving the block earlier stops it. `done` is told in a thread.
+
+    Raises what `push` raises.
+    """
+    send, receive = anyio.create_memory_object_stream[base.PullProgress](_MOST_REPORTS)
+
+    def passed(text: str, sent: int, total: int) -> None:
+        # Nobody may listen, or not so fast.
+        with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            send.send_nowait(base.PullProgress(text, sent, total))
+
+    async def work() -> None:
+        async with send:
+            found = await push(store, client, image, target, passed=passed)
+            await threads.run(lambda: done(found), deadline_seconds=None, what="noting the push")
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await send.send(_last(found))
+
+    async with threads.task_group() as tasks, receive:
+        tasks.start_soon(work)
+        try:
+            yield receive
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def _last(found: Pushed) -> base.PullProgress:
+    done = base.Transfer(found.digest, found.id, found.uploaded, found.mounted, found.there, found.uploaded_bytes)
+    return base.PullProgress("pushed", found.uploaded_bytes, found.uploaded_bytes, done)
 
 
 async def push(

@@ -329,6 +329,7 @@ class RootlessEngine(base.Engine):
     tag_image = plain(base.Engine.tag_image)
     list_image_names = plain(base.Engine.list_image_names)
     pull_image = stream(base.Engine.pull_image)
+    push_image = stream(base.Engine.push_image)
     remove_image = plain(base.Engine.remove_image)
     load_image = progress(base.Engine.load_image)
     save_image = progress(base.Engine.save_image)

@@ -13,14 +13,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import anyio
 
 from codomyrmex_containerization import errors, threads
 from codomyrmex_containerization.engines import base, cgroups, process_counters
-from codomyrmex_containerization.engines.docker import archives, inside, objects, shapes, streams
+from codomyrmex_containerization.engines.docker import archives, inside, objects, pushing, shapes, streams
 from codomyrmex_containerization.engines.docker import client as client_module
 from codomyrmex_containerization.engines.docker import engine as docker_engine
 from codomyrmex_containerization.engines.docker import errors as docker_errors
@@ -41,6 +41,9 @@ from codomyrmex_containerization.models.image import BuilderName, BuildEvent, Bu
 from codomyrmex_containerization.models.inside import FileChange, ProcessRow
 from codomyrmex_containerization.models.storage import BuildCache, VolumeSpec
 from codomyrmex_containerization.models.usage import Counters, Usage
+
+if TYPE_CHECKING:
+    from codomyrmex_containerization.clients.credentials import Credential
 
 T = TypeVar("T")
 
@@ -508,6 +511,16 @@ class PodmanEngine(docker_engine.DockerEngine):
                 f"{self.name} builds for one platform at a time.", hint="build for each platform on its own"
             )
         return "classic"
+
+    @asynccontextmanager
+    async def push_image(
+        self, image: str, target: str, *, credential: Credential | None = None, insecure: bool = False
+    ) -> AsyncIterator[AsyncIterator[base.PullProgress]]:
+        """POST /images/ID/push with a destination: no name is given to the image for it."""
+        wanted, id = pushing.wanted(target), (await self.inspect_image(image)).id
+        params = {"destination": str(wanted), "tlsVerify": "false" if insecure else "true"}
+        async with self._pushing(id.removeprefix("sha256:"), wanted, credential, params, id) as steps:
+            yield steps
 
     def build_image(
         self, spec: BuildSpec, *, context: Callable[[], Iterator[bytes]], dockerfile_name: str

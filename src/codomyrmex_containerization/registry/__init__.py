@@ -1,0 +1,1 @@
+"""Images between engines and registries, and what registries hold."""
