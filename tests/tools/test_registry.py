@@ -278,6 +278,24 @@ async def test_a_tag_that_is_not_there_is_answered_with_those_that_are(
     assert "release-1" in failing.text
 
 
+async def test_what_an_image_says_of_itself_fits_into_an_answer_and_acts_on_no_terminal(
+    house: House, bench: Bench, shop: registry.Registry
+) -> None:
+    """SPEC B142."""
+    name = f"{shop.authority}/look/hostile"
+    labels = {"x" * 100_000: "y", "\ud800": "\x1b[31mred\nline", **{f"n{number}": "z" * 5000 for number in range(300)}}
+    secret = "first-line-4711\nsecond-line-0815"
+    await put_index(bench, name, Labels=labels, Env=[f"DB_PASSWORD={secret}"], Cmd=["sh", "-c", f"echo {secret}"])
+    outcome = await house.call("registry_inspect", reference=f"{name}:1", detail=True)
+    assert outcome.error is None
+    assert len(json.dumps(outcome.structured)) < 100_000
+    assert outcome.structured is not None
+    assert all(one.isprintable() for one in outcome.text.replace("\n", ""))
+    left = house.everything_that_left()
+    for part in ("first-line", "second-line"):
+        assert part not in left
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
