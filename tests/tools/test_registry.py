@@ -364,11 +364,13 @@ async def test_a_list_is_of_one_thing(house: House, arguments: dict[str, str]) -
 # ------------------------------------------------------------------------------------------------------------- deletion
 
 
+@pytest.mark.parametrize("make", ["shop", "other"])
 async def test_a_removal_names_every_tag_that_goes_and_takes_no_other(
-    house: House, bench: Bench, shop: registry.Registry
+    make: str, request: pytest.FixtureRequest, house: House, bench: Bench
 ) -> None:
     """SPEC B144."""
-    name = f"{shop.authority}/gone/app"
+    found_there: registry.Registry = request.getfixturevalue(make)
+    name = f"{found_there.authority}/gone/app"
     put, kept = await put_index(bench, name, tag="1"), await put_index(bench, name, tag="2")
     async with bench.repository(name) as repository:
         found = await repository.manifests.get(put.digest)
@@ -378,7 +380,8 @@ async def test_a_removal_names_every_tag_that_goes_and_takes_no_other(
     assert "the tag stable" in question
     assert put.digest in question
     assert "the tag 2" not in question
-    assert (removed["digest"], removed["tags"]) == (put.digest, ["1", "stable"])
+    assert (removed["digest"], removed["tags"], removed["tags_left"]) == (put.digest, ["1", "stable"], [])
+    assert (await house.ok("registry_list", repository=name))["names"] == ["2"]
     await house.fails("not_found", "registry_inspect", reference=f"{name}@{put.digest}")
     assert (await house.ok("registry_inspect", reference=f"{name}:2"))["digest"] == kept.digest
     await house.fails("not_found", "registry_delete", reference=f"{name}:stable")

@@ -360,8 +360,13 @@ async def registry_delete(ctx: Context, *, reference: Reference) -> answers.Regi
     wanted = desk.readable(reference)
     async with desk.work() as work:
         found = await images.plan_deletion(work, wanted)
-        await images.delete(work, wanted, found.digest)
-    return answers.RegistryDeleteAnswer(reference=str(wanted), digest=found.digest, tags=list(found.tags))
+        left = await images.delete(work, wanted, found)
+    return answers.RegistryDeleteAnswer(
+        reference=str(wanted),
+        digest=found.digest,
+        tags=[one for one in found.tags if one not in left],
+        tags_left=list(left),
+    )
 
 
 def _short(id: str) -> str:
