@@ -278,6 +278,24 @@ async def test_a_tag_that_is_not_there_is_answered_with_those_that_are(
     assert "release-1" in failing.text
 
 
+async def test_what_an_image_says_of_itself_fits_into_an_answer_and_acts_on_no_terminal(
+    house: House, bench: Bench, shop: registry.Registry
+) -> None:
+    """SPEC B142."""
+    name = f"{shop.authority}/look/hostile"
+    labels = {"x" * 100_000: "y", "\ud800": "\x1b[31mred\nline", **{f"n{number}": "z" * 5000 for number in range(300)}}
+    secret = "first-line-4711\nsecond-line-0815"
+    await put_index(bench, name, Labels=labels, Env=[f"DB_PASSWORD={secret}"], Cmd=["sh", "-c", f"echo {secret}"])
+    outcome = await house.call("registry_inspect", reference=f"{name}:1", detail=True)
+    assert outcome.error is None
+    assert len(json.dumps(outcome.structured)) < 100_000
+    assert outcome.structured is not None
+    assert all(one.isprintable() for one in outcome.text.replace("\n", ""))
+    left = house.everything_that_left()
+    for part in ("first-line", "second-line"):
+        assert part not in left
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
@@ -346,11 +364,13 @@ async def test_a_list_is_of_one_thing(house: House, arguments: dict[str, str]) -
 # ------------------------------------------------------------------------------------------------------------- deletion
 
 
+@pytest.mark.parametrize("make", ["shop", "other"])
 async def test_a_removal_names_every_tag_that_goes_and_takes_no_other(
-    house: House, bench: Bench, shop: registry.Registry
+    make: str, request: pytest.FixtureRequest, house: House, bench: Bench
 ) -> None:
     """SPEC B144."""
-    name = f"{shop.authority}/gone/app"
+    found_there: registry.Registry = request.getfixturevalue(make)
+    name = f"{found_there.authority}/gone/app"
     put, kept = await put_index(bench, name, tag="1"), await put_index(bench, name, tag="2")
     async with bench.repository(name) as repository:
         found = await repository.manifests.get(put.digest)
@@ -360,7 +380,8 @@ async def test_a_removal_names_every_tag_that_goes_and_takes_no_other(
     assert "the tag stable" in question
     assert put.digest in question
     assert "the tag 2" not in question
-    assert (removed["digest"], removed["tags"]) == (put.digest, ["1", "stable"])
+    assert (removed["digest"], removed["tags"], removed["tags_left"]) == (put.digest, ["1", "stable"], [])
+    assert (await house.ok("registry_list", repository=name))["names"] == ["2"]
     await house.fails("not_found", "registry_inspect", reference=f"{name}@{put.digest}")
     assert (await house.ok("registry_inspect", reference=f"{name}:2"))["digest"] == kept.digest
     await house.fails("not_found", "registry_delete", reference=f"{name}:stable")

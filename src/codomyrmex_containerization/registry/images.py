@@ -196,6 +196,19 @@ async def plan_deletion(work: distribution.Work, wanted: ImageReference) -> Dele
     )
 
 
-async def delete(work: distribution.Work, wanted: ImageReference, digest: str) -> None:
-    """Remove a manifest by its digest, and all its tags with it. Raises NotFound, Unsupported (switched off), Unauthorized."""
-    await work.repository(wanted).manifests.delete(digest)
+async def delete(work: distribution.Work, wanted: ImageReference, found: Deletion) -> tuple[str, ...]:
+    """Remove a manifest by its digest and all its tags; return those that the registry keeps all the same.
+
+    Raises NotFound, Unsupported (switched off), Unauthorized, EngineUnavailable.
+    """
+    kept = work.repository(wanted).manifests
+    await kept.delete(found.digest)
+    left = []
+    for tag in found.tags:
+        now = await kept.look(tag)
+        if now is not None and now.digest == found.digest:  # some registries keep a tag's manifest beside the digest's
+            try:
+                await kept.delete(tag)
+            except (errors.NotFound, errors.Unsupported):
+                left.append(tag)
+    return tuple(left)

@@ -185,15 +185,17 @@ class RegistryCopyAnswer(Answer):
 
 
 class RegistryDeleteAnswer(Answer):
-    """What was removed of a registry."""
+    """What was removed of a registry; `tags_left` are those that it would not remove."""
 
     reference: str
     digest: str
     tags: list[str] = []
+    tags_left: list[str] = []
 
     def text(self) -> str:
         tags = f" with the tags {', '.join(self.tags)}" if self.tags else ""
-        return f"removed {self.digest}{tags}; its layers go when the registry next collects its garbage"
+        left = f"; the registry keeps the tags {', '.join(self.tags_left)}" if self.tags_left else ""
+        return f"removed {self.digest}{tags}{left}; its layers go when the registry next collects its garbage"
 
 
 def _counted(*counts: tuple[int | None, str], bytes: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from codomyrmex_containerization import errors, policy
 from codomyrmex_containerization.clients.descriptors import Index
 from codomyrmex_containerization.context import Context
-from codomyrmex_containerization.core import stored_images
+from codomyrmex_containerization.core import lifecycle, stored_images
 from codomyrmex_containerization.models import cursor as cursors
 from codomyrmex_containerization.models import reference as references
 from codomyrmex_containerization.registry import images, transfers
@@ -19,7 +20,8 @@ from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 
 _TRANSFER_SECONDS = 3600.0
 _LOOK_SECONDS = 120.0
-_LONGEST_INSTRUCTION = 200
+_LONGEST_TEXT = 400
+_MOST_TEXTS = 100
 _ATTESTED = "vnd.docker.reference.type"
 
 Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
@@ -145,12 +147,28 @@ async def registry_inspect(
 
 def _learn(ctx: Context, found: images.Inspected) -> None:
     """Have the secrets that an image carries masked, wherever they turn up."""
-    for notes in (found.found.annotations, found.image.annotations if found.image is not None else {}):
-        ctx.redactor.learn_named(notes)
+    all_notes = [found.found.annotations, found.image.annotations if found.image is not None else {}]
     if found.described is not None:
         config = found.described.config
-        ctx.redactor.learn_named(dict(entry.split("=", 1) for entry in config.env if "=" in entry))
-        ctx.redactor.learn_named(config.labels)
+        all_notes += [config.labels, dict(entry.split("=", 1) for entry in config.env if "=" in entry)]
+    for notes in all_notes:
+        ctx.redactor.learn_named(notes)
+        ctx.redactor.learn_named({name: lifecycle.shown(value) for name, value in notes.items()})
+
+
+def _word(text: str) -> str:
+    """Return a text of a registry on one line, without what acts on a terminal, and of a length that an answer can hold."""
+    return lifecycle.shown(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}[...]")
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    more = [f"[{len(texts) - _MOST_TEXTS:,} more]"] if len(texts) > _MOST_TEXTS else []
+    return [*map(_word, texts[:_MOST_TEXTS]), *more]
+
+
+def _notes(notes: Mapping[str, str]) -> dict[str, str]:
+    shown = {_word(name): _word(value) for name, value in list(notes.items())[:_MOST_TEXTS]}
+    return shown | ({"[...]": f"{len(notes) - _MOST_TEXTS:,} more"} if len(notes) > _MOST_TEXTS else {})
 
 
 def _inspected(name: str, found: images.Inspected, *, detail: bool) -> answers.RegistryInspectAnswer:
@@ -162,16 +180,16 @@ def _inspected(name: str, found: images.Inspected, *, detail: bool) -> answers.R
         reference=name,
         digest=found.found.digest,
         media_type=found.found.media_type,
-        kind=kind,
+        kind=_word(kind),
         platforms=[
             answers.PlatformRow(
-                platform=str(one.platform) if one.platform is not None else "any",
+                platform=_word(str(one.platform)) if one.platform is not None else "any",
                 digest=one.digest,
-                kind=one.annotations.get(_ATTESTED) or one.artifact_type or None,
+                kind=_word(one.annotations.get(_ATTESTED) or one.artifact_type) or None,
             )
             for one in (found.found.manifests if isinstance(found.found, Index) else ())
         ],
-        platform="/".join(one for one in platform if one) or None,
+        platform=_word("/".join(one for one in platform if one)) or None,
         image_digest=image.digest if image is not None and is_index else None,
         image_id=image.config.digest if image is not None and described is not None else None,
         size_bytes=sum(one.size_bytes for one in image.blobs) if image is not None else None,
@@ -179,17 +197,17 @@ def _inspected(name: str, found: images.Inspected, *, detail: bool) -> answers.R
         created=(
             described.created.isoformat(timespec="seconds") if described is not None and described.created else None
         ),
-        annotations=({**(image.annotations if image is not None else {}), **found.found.annotations} or None)
+        annotations=(_notes({**(image.annotations if image is not None else {}), **found.found.annotations}) or None)
         if detail
         else None,
         layers=[
-            answers.BlobRow(digest=one.digest, size_bytes=one.size_bytes, media_type=one.media_type)
+            answers.BlobRow(digest=one.digest, size_bytes=one.size_bytes, media_type=_word(one.media_type))
             for one in (image.layers if image is not None and detail else ())
         ],
         configuration=_configuration(found) if detail else None,
         referrers=[
             answers.ReferrerRow(
-                artifact_type=one.artifact_type or one.media_type, digest=one.digest, size_bytes=one.size_bytes
+                artifact_type=_word(one.artifact_type or one.media_type), digest=one.digest, size_bytes=one.size_bytes
             )
             for one in found.referrers
         ],
@@ -206,15 +224,15 @@ def _configuration(found: images.Inspected) -> answers.ConfigurationRow | None:
         return None
     config = found.described.config
     return answers.ConfigurationRow(
-        user=config.user or "root",
-        entrypoint=list(config.entrypoint) or None,
-        command=list(config.command) or None,
-        workdir=config.workdir or None,
-        env=list(config.env),
-        exposed_ports=list(config.exposed),
-        volumes=list(config.volumes),
-        labels=dict(config.labels),
-        history=[layer.instruction[:_LONGEST_INSTRUCTION] for layer, _ in found.described.history],
+        user=_word(config.user) or "root",
+        entrypoint=_words(config.entrypoint) or None,
+        command=_words(config.command) or None,
+        workdir=_word(config.workdir) or None,
+        env=_words(config.env),
+        exposed_ports=_words(config.exposed),
+        volumes=_words(config.volumes),
+        labels=_notes(config.labels),
+        history=_words([layer.instruction for layer, _ in found.described.history]),
     )
 
 
@@ -342,8 +360,13 @@ async def registry_delete(ctx: Context, *, reference: Reference) -> answers.Regi
     wanted = desk.readable(reference)
     async with desk.work() as work:
         found = await images.plan_deletion(work, wanted)
-        await images.delete(work, wanted, found.digest)
-    return answers.RegistryDeleteAnswer(reference=str(wanted), digest=found.digest, tags=list(found.tags))
+        left = await images.delete(work, wanted, found)
+    return answers.RegistryDeleteAnswer(
+        reference=str(wanted),
+        digest=found.digest,
+        tags=[one for one in found.tags if one not in left],
+        tags_left=list(left),
+    )
 
 
 def _short(id: str) -> str:

@@ -57,7 +57,7 @@ class DockerManager:
             ) from None
 
     def push_image(self, image_name: str, auth_config: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Raise Unsupported: nothing here speaks to registries yet."""
+        """Raise Unsupported: the tool registry_push does that."""
         raise _no_registry()
 
     def run_container(self, config: ContainerConfig, detach: bool = True) -> dict[str, Any]:
@@ -261,6 +261,6 @@ def _ports(shown: Sequence[str]) -> dict[str, list[dict[str, str]] | None]:
 
 def _no_registry() -> errors.Unsupported:
     return errors.Unsupported(
-        "The image was not pushed: the toolset `registry` is not part of this version.",
-        hint="push it with the engine's own program; builds and runs work without",
+        "The image was not pushed: this interface has no pushes.",
+        hint="push it with the tool registry_push or with cxc push; builds and runs work without",
     )

@@ -17,7 +17,7 @@ from codomyrmex_containerization.engines.base import Engine
 from codomyrmex_containerization.engines.embedded.rootless import RootlessEngine
 from codomyrmex_containerization.models.container import ContainerSpec
 from codomyrmex_containerization.models.details import ExecSpec
-from tests import embedded
+from tests import embedded, registry
 from tests.ordinary_user import OrdinaryUser
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +124,21 @@ async def test_error_of_whoever_reads_an_archive_ends_the_copy_and_is_raised_as_
     with pytest.raises(OSError, match="No space left"):
         await engine.read_archive(id, "/bin/busybox", sink)
     assert (await engine.stat_path(id, "/bin/busybox")).size_bytes > 0
+
+
+async def test_image_goes_to_a_registry_and_comes_back_as_an_ordinary_users(
+    engine: RootlessEngine, tmp_path: Path
+) -> None:
+    """SPEC B141."""
+    with registry.started(tmp_path / "registry") as found:
+        name = f"{found.authority}/users/app:1"
+        pushed = await embedded.pushed(engine, embedded.IMAGE, name)
+        assert registry.crane("digest", name).strip() == pushed.digest
+        async with engine.pull_image(name, platform=None) as steps:
+            done = [step.done async for step in steps][-1]
+    assert done is not None
+    assert (done.digest, done.id, done.there) == (pushed.digest, pushed.id, 1)
+    await engine.remove_image(name, force=False)
 
 
 def test_every_method_of_the_contract_is_asked_of_the_worker() -> None:
