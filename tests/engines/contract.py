@@ -376,6 +376,7 @@ def busy_threads() -> int:
 # ------------------------------------------------------------------------------------------------------------- behaviours
 
 Check = Callable[[Bench], Awaitable[None]]
+HANG_SECONDS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,11 +418,13 @@ async def hold(one: Behaviour, bench: Bench) -> str:
     """Check a behaviour and return `yes`, or `declared` where the engine says that it lacks it and answers so."""
     lacking = one.lacking(bench.info)
     try:
-        if lacking is None:
-            await one.check(bench)
-            return "yes"
-        with pytest.raises((errors.Unsupported, Elsewhere)) as caught:
-            await one.check(bench)
+        # A hang is a failure of this one behaviour: the runner's own time limit takes those after it along.
+        with anyio.fail_after(HANG_SECONDS):
+            if lacking is None:
+                await one.check(bench)
+                return "yes"
+            with pytest.raises((errors.Unsupported, Elsewhere)) as caught:
+                await one.check(bench)
         if isinstance(caught.value, errors.Unsupported):
             names_another(caught.value, lacking)
     except Elsewhere:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -359,13 +360,18 @@ async def image_in_another_form_is_saved_or_refused(bench: Bench) -> None:
         assert (await bench.engine.inspect_image(name)).id == id
 
 
+def _named(names: Sequence[str]) -> list[str]:
+    """Return those names that a behaviour has given: other tests give some at the same time."""
+    return sorted(one for one in names if "cxc-contract" in one or "/none" in one)
+
+
 @behaviour("archives")
 async def damaged_archive_is_an_error(bench: Bench) -> None:
     """A damaged archive, and one of something else, are errors, never an empty success"""
     whole = bench.folder / "whole.tar"
     with or_elsewhere("archives of images"):
         size = await bench.engine.save_image(bench.image, whole, format="docker-archive")
-    names = await bench.engine.list_image_names()
+    names = _named(await bench.engine.list_image_names())
     rubbish = {
         "empty": b"",
         "rubbish": b"no archive at all\n" * 1000,
@@ -383,7 +389,7 @@ async def damaged_archive_is_an_error(bench: Bench) -> None:
     for name in ("empty", "rubbish", "cut"):
         async with raises(errors.InvalidArgument):
             await bench.engine.import_image(bench.folder / name, tag=bench.tag(), labels=LABELS)
-    assert await bench.engine.list_image_names() == names
+    assert _named(await bench.engine.list_image_names()) == names
 
 
 @behaviour("archives")

@@ -161,5 +161,5 @@ async def test_status_of_the_runtime_names_the_engine_and_its_counts(docker_cli:
         assert engine["version"] == docker_cli(["version", "--format", "{{.Server.Version}}"]).stdout.strip()
         assert all(engine[name] for name in ("api_version", "storage_driver", "endpoint_source"))
         assert answer["runtimes"]["docker"] is True
-        assert {answer[name]["state"] for name in ("kubernetes", "registry", "scanners")} == {"not set up"}
+        assert {answer[name]["state"] for name in ("kubernetes", "scanners")} == {"not set up"}
         await house.fails("invalid_argument", "container_runtime_status", engine="dokcer")

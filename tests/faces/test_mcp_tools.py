@@ -161,7 +161,7 @@ def test_status_has_upstreams_keys(docker_socket: Path) -> None:
     assert found["runtimes"] == {
         "docker": True,
         "kubernetes": False,
-        "registry": False,
+        "registry": True,
         "security_scanner": False,
         "optimizer": False,
     }

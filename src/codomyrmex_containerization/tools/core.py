@@ -33,7 +33,7 @@ from codomyrmex_containerization.tools._decorator import Plan, mcp_tool
 Engine = Annotated[str | None, Field(description="If not the default", max_length=64)]
 Container = Annotated[str, Field(description="Name, id or short id", max_length=256)]
 
-_NOT_SET_UP = "not set up"
+_NOT_SET_UP, _READY = "not set up", "ready: toolset registry"
 _PULL_SECONDS = 600.0
 _FIRST_LINES_SECONDS = 5.0
 
@@ -73,12 +73,12 @@ async def container_runtime_status(ctx: Context, *, engine: Engine = None) -> an
     return answers.StatusAnswer(
         engines=[_engine_status(probe, default=probe.name == found.default) for probe in found.engines],
         kubernetes=answers.BackEndStatus(state=_NOT_SET_UP),
-        registry=answers.BackEndStatus(state=_NOT_SET_UP),
+        registry=answers.BackEndStatus(state=_READY),
         scanners=answers.BackEndStatus(state=_NOT_SET_UP),
         runtimes={
             "docker": found.is_available("docker"),
             "kubernetes": False,
-            "registry": False,
+            "registry": True,
             "security_scanner": False,
             "optimizer": False,
         },

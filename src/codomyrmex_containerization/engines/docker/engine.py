@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
@@ -197,7 +198,13 @@ class DockerEngine(base.Engine):
 
     @asynccontextmanager
     async def _attached(
-        self, open_connection: Callable[[], Any], what: str, subject: str, stdin: bytes | None
+        self,
+        open_connection: Callable[[], Any],
+        what: str,
+        subject: str,
+        stdin: bytes | None,
+        *,
+        exec_id: str = "",
     ) -> AsyncIterator[base.Attachment]:
         """Open a connection that output comes from and stdin goes to; it is closed when the block ends."""
 
@@ -222,7 +229,7 @@ class DockerEngine(base.Engine):
 
         async with threads.task_group() as tasks:
             if stdin is not None:
-                tasks.start_soon(self._feed, sock, stdin)
+                tasks.start_soon(self._feed, sock, stdin, exec_id)
             async with threads.iterate(pieces, stop=lambda: streams.release(response)) as items:
                 yield _DockerAttachment(items, self.name)
             tasks.cancel_scope.cancel()
@@ -233,17 +240,16 @@ class DockerEngine(base.Engine):
     def _build_events(self, lines: Iterator[dict[str, Any]]) -> Iterator[BuildEvent]:
         return classic.events(lines)
 
-    async def _feed(self, sock: Any, data: bytes) -> None:
-        def send() -> None:
-            import socket
-
-            try:
-                sock.sendall(data)
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:  # the container ended before it had read everything
-                return
-
-        await threads.run(send, deadline_seconds=None, what="writing to the container's stdin")
+    async def _feed(self, sock: Any, data: bytes, exec_id: str) -> None:
+        what = "writing to the container's stdin"
+        with suppress(OSError):  # the container ended before it had read everything
+            await threads.run(lambda: sock.sendall(data), deadline_seconds=None, what=what)
+            if exec_id:
+                # An end that comes before the command has a process may be lost, and the command then waits for it for ever:
+                # https://github.com/moby/moby/pull/38001
+                with suppress(errors.ContainerizationError):
+                    await self._exec_when(exec_id, _has_started, _EXEC_STARTS_SECONDS)
+            await threads.run(lambda: sock.shutdown(socket.SHUT_WR), deadline_seconds=None, what=what)
 
     async def wait_container(self, container: str) -> int:
         """POST /containers/ID/wait, without a time limit of its own."""
@@ -314,7 +320,7 @@ class DockerEngine(base.Engine):
             url = client._url("/exec/{0}/start", exec_id)
             return client._post_json(url, data={"Tty": False, "Detach": False}, headers=headers, stream=True)
 
-        async with self._attached(start, "running the command", "", stdin) as attachment:
+        async with self._attached(start, "running the command", "", stdin, exec_id=exec_id) as attachment:
             yield attachment
 
     async def inspect_exec(self, exec_id: str) -> ExecState:
