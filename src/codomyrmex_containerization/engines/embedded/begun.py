@@ -137,9 +137,11 @@ def end_all(
         if not found:
             return count, True
         count += len(found)
+        until = time.monotonic() + _END_SECONDS
         for one, words in found:
             # What changes the host's rules is let finish: half of its work would be left.
-            if not (finishes(words) and state.wait_for_end(one, seconds=_END_SECONDS)):
+            left = max(0.0, until - time.monotonic())
+            if not (finishes(words) and state.wait_for_end(one, seconds=left)):
                 kill(one)
         for one, _ in found:
             state.wait_for_end(one, seconds=_END_SECONDS)
