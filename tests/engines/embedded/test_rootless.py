@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import stat
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -145,3 +146,15 @@ def test_every_method_of_the_contract_is_asked_of_the_worker() -> None:
     own = vars(RootlessEngine)
     of_the_contract = [name for name, one in vars(Engine).items() if callable(one) and not name.startswith("_")]
     assert [name for name in of_the_contract if name not in own] == []
+
+
+async def test_folders_and_sockets_are_the_users_alone(
+    engine: RootlessEngine, session_ordinary_user: OrdinaryUser, tmp_path: Path
+) -> None:
+    await engine.info()
+    name = f"rootless-{tmp_path.name}"
+    data, run = session_ordinary_user.folder / "home" / name, session_ordinary_user.folder / "run" / name
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (data, run)] == [0o700, 0o700]
+    sockets = [one for one in run.iterdir() if one.is_socket()]
+    assert sockets
+    assert {stat.S_IMODE(one.stat().st_mode) for one in sockets} == {0o600}

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     data, run, engine, timeout, registries = arguments[1:]
     folders = Folders(Path(data), Path(run))
     try:
+        _make(folders)
         world = userns.enter(folders.run)
         # Only now: what is imported here may start threads, and a process with threads enters no namespace of users.
         from codomyrmex_containerization.engines.embedded import serving
@@ -34,6 +35,17 @@ def main(arguments: Sequence[str]) -> int:
         _say(error=[type(error).__name__, error.message, error.hint])
         return 1
     return 0
+
+
+def _make(folders: Folders) -> None:
+    """Make the folders that nobody else may enter, before anything makes them on its way to one below."""
+    for folder in (folders.data, folders.run):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.EngineUnavailable(
+                f"The folder {folder} cannot be made: {error.strerror}.", hint="make room and check the rights above it"
+            ) from error
 
 
 def _say(**words: object) -> None:
