@@ -40,7 +40,10 @@ def top(client: APIClient, container: str) -> list[ProcessRow]:
 
 
 def processes(raw: Json) -> list[ProcessRow]:
-    """Make rows of the columns that were given: what is missing is not made up. Raises LookupError without a PID."""
+    """Make rows of the columns that were given: what is missing is not made up. Raises LookupError without a PID.
+
+    Podman's `?` is a process that had ended, or not quite begun, when its number was looked for: it is left out.
+    """
     titles = [str(one).upper() for one in raw["Titles"]]
     pid = next(titles.index(one) for one in ("HPID", "PID") if one in titles)
     user = next((titles.index(one) for one in ("USER", "UID") if one in titles), None)
@@ -53,6 +56,7 @@ def processes(raw: Json) -> list[ProcessRow]:
             _seconds(str(row[time])) if time is not None else None,
         )
         for row in raw.get("Processes") or ()
+        if str(row[pid]).isdecimal()
     ]
 
 
